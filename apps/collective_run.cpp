@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/collective_run.hpp"
+
+#include <exception>
+
+#include "apps/error_line.hpp"
+#include "core/error.hpp"
+
+namespace portolan {
+
+void run_collectively(const RuntimeOptions& options, const std::function<void(Runtime&)>& work) {
+  Runtime runtime(options);
+  try {
+    work(runtime);
+  } catch (const Error& error) {
+    if (!runtime.launched()) throw;
+    print_error(error.what());
+    runtime.abort_job(error.exit_code());
+  } catch (const std::exception& error) {
+    if (!runtime.launched()) throw;
+    print_error(error.what());
+    runtime.abort_job(1);
+  }
+}
+
+}  // namespace portolan

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+
+#include "runtime/runtime.hpp"
+
+namespace portolan {
+
+/// Starts the runtime and runs `work` on this rank. When it throws on a rank of several, the error
+/// is printed here and all ranks end with its exit code: an exception that left the runtime's
+/// lifetime would leave the others waiting. Alone, the exception goes on to the caller.
+void run_collectively(const RuntimeOptions& options, const std::function<void(Runtime&)>& work);
+
+}  // namespace portolan

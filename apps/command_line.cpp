@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/command_line.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <new>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "apps/commands.hpp"
+#include "apps/error_line.hpp"
+#include "apps/launch.hpp"
+#include "core/error.hpp"
+#include "core/log.hpp"
+#include "core/printable.hpp"
+#include "runtime/version.hpp"
+
+namespace portolan {
+namespace {
+
+/// The innermost subcommand that was named: its help is the one to point to.
+const CLI::App& named_command(const CLI::App& application) {
+  const auto commands = application.get_subcommands();
+  return commands.empty() ? application : named_command(*commands.front());
+}
+
+std::string command_path(const CLI::App& application, const CLI::App& command) {
+  return &application == &command ? application.get_name()
+                                  : application.get_name() + " " + command.get_name();
+}
+
+void describe(CLI::App& application) {
+  application.set_help_flag("-h,--help", "Print this help and exit");
+  const BuildInformation build = build_information();
+  application.set_version_flag("--version",
+                               fmt::format("portolan {} ({})", build.version, build.git_commit),
+                               "Print the version and exit");
+  application.require_subcommand(1);
+  application.get_formatter()->column_width(32);
+  application.footer(
+      "Examples:\n"
+      "  portolan compare --quick                    all modes on this machine, in a minute\n"
+      "  portolan compare --out results              the full comparison, with report.html\n"
+      "  portolan report a/compare.json b/compare.json --out both\n"
+      "  portolan info                               what this build and machine can do\n"
+      "\n"
+      "Exit codes: 0 done, 1 failed, 2 bad usage or bad input.\n"
+      "Environment: PORTOLAN_LOG=trace|debug|info|warn|error|off sets what is logged to stderr.");
+  add_compare_command(application);
+  add_report_command(application);
+  add_info_command(application);
+  add_inspect_command(application);
+  add_plan_command(application);
+  add_logits_command(application);
+  add_worker_command(application);
+}
+
+/// CLI11 would say that a subcommand is missing.
+void check_command_name(const CLI::App& application, int argc, const char* const* argv) {
+  if (argc < 2 || argv[1][0] == '-' || argv[1][0] == '\0') return;
+  std::vector<std::string> names;
+  for (const CLI::App* command : application.get_subcommands({})) {
+    if (command->get_name() == argv[1]) return;
+    if (!command->get_group().empty()) names.push_back(command->get_name());
+  }
+  throw UsageError(fmt::format("unknown command '{}': expected one of {}", printable(argv[1]),
+                               fmt::join(names, ", ")));
+}
+
+/// The logger itself would go on with its default.
+void check_log_level() {
+  const char* level = std::getenv("PORTOLAN_LOG");
+  if (level == nullptr || *level == '\0' || parse_log_level(level)) return;
+  throw UsageError(fmt::format(
+      "PORTOLAN_LOG: '{}' is not one of trace, debug, info, warn, error, off", printable(level)));
+}
+
+/// Help, version and usage errors are the same on every rank, so under mpirun one rank speaks.
+bool speaks_for_all() { return launched_rank() == 0; }
+
+int finish_parse(const CLI::App& application, const CLI::ParseError& error) {
+  const CLI::App& command = named_command(application);
+  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
+    if (speaks_for_all()) {
+      const bool is_help =
+          error.get_name() == "CallForHelp" || error.get_name() == "CallForAllHelp";
+      fmt::print("{}\n", is_help ? command.help(&command == &application ? "" : "portolan")
+                                 : std::string(error.what()));
+    }
+    return 0;
+  }
+  if (speaks_for_all()) {
+    print_error(
+        fmt::format("{} (see {} --help)", error.what(), command_path(application, command)));
+  }
+  return 2;
+}
+
+/// What fails here failed before the ranks of a job worked together, so most likely on all of them
+/// for one reason. The first says it; another speaks only if it is still there after the launcher
+/// had time to end the job.
+void print_error_of_job(std::string_view message) {
+  if (launched_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+  print_error(message);
+}
+
+}  // namespace
+
+int run_command_line(int argc, const char* const* argv) {
+  try {
+    CLI::App application(
+        "Portolan runs one transformer forward pass under several kinds of\n"
+        "parallelism, and measures and proves what each of them does.",
+        "portolan");
+    try {
+      check_log_level();
+      describe(application);
+      check_command_name(application, argc, argv);
+      application.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      return finish_parse(application, error);
+    }
+    if (std::fflush(stdout) != 0) throw Error("stdout: what was printed could not be written");
+    return 0;
+  } catch (const Error& error) {
+    print_error_of_job(error.what());
+    return error.exit_code();
+  } catch (const std::bad_alloc&) {
+    print_error_of_job("out of memory");
+  } catch (const std::exception& error) {
+    print_error_of_job(error.what());
+  }
+  return 1;
+}
+
+}  // namespace portolan

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/compare_settings.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "core/error.hpp"
+#include "models/config.hpp"
+
+namespace portolan {
+namespace {
+
+constexpr std::int64_t kMostLayers = kMaximumLayers;
+constexpr std::int64_t kMostTokens = kMaximumPositions;
+constexpr std::int64_t kMostBatch = std::int64_t{1} << 20;
+constexpr std::int64_t kMostRanks = std::int64_t{1} << 16;
+constexpr std::int64_t kMostRepeats = 1000000;
+
+/// Rows whose logits are kept per length, besides each sequence's last.
+constexpr int kSampleRows = 16;
+constexpr int kFloorRepeats = 2;
+
+template <typename Number>
+std::vector<Number> parse_numbers(std::string_view option, const std::string& text,
+                                  std::int64_t maximum) {
+  std::vector<Number> numbers;
+  for (const std::string& item : parse_list(option, text)) {
+    numbers.push_back(static_cast<Number>(parse_integer(option, item, 1, maximum)));
+  }
+  std::sort(numbers.begin(), numbers.end());
+  require(std::adjacent_find(numbers.begin(), numbers.end()) == numbers.end(),
+          "{}: '{}' names a number twice", option, text);
+  return numbers;
+}
+
+std::vector<std::string> parse_names(std::string_view option, const std::string& text,
+                                     std::initializer_list<std::string_view> valid) {
+  std::vector<std::string> names = parse_list(option, text);
+  for (const std::string& name : names) require_one_of(option, name, valid);
+  return names;
+}
+
+void check_ranks(const CompareSettings& settings, int usable_cores) {
+  std::vector<std::string> parallel;
+  for (const std::string& mode : settings.modes) {
+    if (mode != "none") parallel.push_back(mode);
+  }
+  const bool published = std::find(settings.protocols.begin(), settings.protocols.end(),
+                                   Protocol::published) != settings.protocols.end();
+  if (parallel.empty() && !published) return;
+  const int most = settings.ranks.back();
+  require(most > 1 || !published, "--ranks 1: the published experiment needs at least 2 ranks");
+  require(most > 1, "--ranks 1: the modes {} need at least 2 ranks (one rank is --modes none)",
+          fmt::join(parallel, ", "));
+  const std::int64_t heads = preset_config(settings.preset).attention_heads;
+  require(most <= heads, "--ranks {}: {} has {} query heads, and a rank needs at least one", most,
+          settings.preset, heads);
+  require(
+      most <= usable_cores || settings.oversubscribe || settings.device == "cuda",
+      "--ranks {}: there {} {} core{} for them, and ranks that share cores disturb each other's "
+      "times: use fewer, or say --oversubscribe",
+      most, usable_cores == 1 ? "is" : "are", usable_cores, usable_cores == 1 ? "" : "s");
+}
+
+}  // namespace
+
+CompareSettings resolve_settings(const CompareOptions& options, int usable_cores,
+                                 const std::string& timestamp) {
+  CompareSettings settings;
+  const bool quick = options.quick;
+  settings.quick = quick;
+
+  std::vector<std::string> presets;
+  for (const std::string_view name : preset_names()) presets.emplace_back(name);
+  settings.preset = options.preset.value_or("llama-7b");
+  require_one_of("--preset", settings.preset, presets);
+  settings.layers =
+      parse_integer("--layers", options.layers.value_or(quick ? "1" : "2"), 1, kMostLayers);
+  settings.batch =
+      parse_integer("--batch", options.batch.value_or(quick ? "1" : "2"), 1, kMostBatch);
+  settings.seq_lens = parse_numbers<std::int64_t>(
+      "--seq-lens", options.seq_lens.value_or(quick ? "128,256" : "256,512,1024"), kMostTokens);
+  settings.modes = parse_names("--modes", options.modes.value_or("none,tp,sp,ring"),
+                               {"none", "tp", "sp", "ring"});
+  settings.dtypes =
+      parse_names("--dtypes", options.dtypes.value_or("f32,bf16"), {"f32", "bf16", "f16"});
+  settings.ranks = parse_numbers<int>("--ranks", options.ranks.value_or("2"), kMostRanks);
+  settings.warmup =
+      static_cast<int>(parse_integer("--warmup", options.warmup.value_or("1"), 0, kMostRepeats));
+  settings.repeat = static_cast<int>(
+      parse_integer("--repeat", options.repeat.value_or(quick ? "2" : "3"), 1, kMostRepeats));
+  for (const std::string& name :
+       parse_names("--protocol", options.protocol.value_or("fair"), {"fair", "published"})) {
+    settings.protocols.push_back(protocol_from_name(name));
+  }
+  settings.launcher = options.launcher.value_or("mpirun");
+  require_one_of("--launcher", settings.launcher, {"mpirun", "srun"});
+  settings.out = options.out.value_or("compare-" + timestamp);
+  require(!settings.out.empty(), "--out: expected a folder, found an empty name");
+  settings.silence_limit_s = static_cast<double>(
+      parse_integer("--timeout", options.timeout.value_or("1200"), 1, 1000000000));
+
+  settings.device = name_of(options.common.device);
+  settings.seed = options.common.seed;
+  settings.oversubscribe = options.oversubscribe;
+  const int cores = options.common.threads.value_or(usable_cores);
+  require(cores <= usable_cores || settings.oversubscribe,
+          "--threads {}: this machine offers {} core{}: use fewer, or say --oversubscribe", cores,
+          usable_cores, usable_cores == 1 ? "" : "s");
+  check_ranks(settings, cores);
+  settings.cores = equal_cores(cores, settings.ranks);
+  return settings;
+}
+
+int equal_cores(int cores, const std::vector<int>& ranks) {
+  std::int64_t multiple = 1;
+  for (const int each : ranks) {
+    multiple = std::lcm(multiple, std::int64_t{each});
+    if (multiple > cores) return cores;
+  }
+  return static_cast<int>(cores / multiple * multiple);
+}
+
+std::string CompareJob::to_string() const {
+  const std::string what = protocol == Protocol::published ? "published experiment" : mode;
+  return fmt::format("{} {}, {} rank{} x {} thread{}", what, dtype, ranks, ranks == 1 ? "" : "s",
+                     threads, threads == 1 ? "" : "s");
+}
+
+std::vector<std::string> CompareJob::row_modes() const {
+  if (protocol == Protocol::published) return {"sp", "tp"};
+  return {mode};
+}
+
+nlohmann::ordered_json job_specification(const CompareSettings& settings, const CompareJob& job,
+                                         const std::filesystem::path& result,
+                                         const std::filesystem::path& samples) {
+  return {{"preset", settings.preset},
+          {"layers", settings.layers},
+          {"mode", job.mode},
+          {"dtype", job.dtype},
+          {"device", settings.device},
+          {"batch", settings.batch},
+          {"seq_lens", settings.seq_lens},
+          {"warmup", settings.warmup},
+          {"repeat", settings.repeat},
+          {"seed", settings.seed},
+          {"threads", job.threads},
+          {"sample_rows", kSampleRows},
+          {"floor_repeat", kFloorRepeats},
+          {"protocol", name_of(job.protocol)},
+          {"result", result.string()},
+          {"samples", samples.string()}};
+}
+
+}  // namespace portolan

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/options.hpp"
+
+namespace portolan {
+
+/// Token ids of a batch; rows of the result of `logits` are as long as the longest.
+struct TokenBatch {
+  struct Row {
+    std::vector<std::int32_t> ids;  ///< the real tokens
+    std::int64_t first = 0;         ///< column of the first of them
+  };
+  std::vector<Row> rows;
+  std::int64_t length = 0;  ///< columns
+};
+
+/// "1,2,3;4,5,6": sequences may differ in length. Throws UsageError.
+[[nodiscard]] TokenBatch parse_token_ids(const std::string& text);
+
+/// A safetensors file with `input_ids` [batch, seq], I32 or I64, and maybe `attention_mask` of that
+/// shape (0 or 1, one run of ones in each row). Throws InputError naming file and tensor.
+[[nodiscard]] TokenBatch read_token_batch(const std::string& path);
+
+struct LogitsRequest {
+  CommonOptions common;
+  std::string model;                 ///< folder
+  std::optional<std::string> ids;    ///< --ids
+  std::optional<std::string> input;  ///< --input
+  std::string out;                   ///< --out
+  bool hidden_states = false;
+};
+
+/// Runs the model over a batch and writes `logits` [batch, seq, vocab] f32, 0 where a row has no
+/// token; with hidden_states also row 0's residual stream. Collective.
+void run_logits(const LogitsRequest& request);
+
+}  // namespace portolan

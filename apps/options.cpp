@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/options.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <limits>
+
+#include "core/error.hpp"
+#include "core/printable.hpp"
+
+namespace portolan {
+namespace {
+
+constexpr int kMostRanks = 1 << 20;
+constexpr int kMostThreads = 1 << 16;
+
+template <typename Names>
+void require_member(std::string_view option, std::string_view value, const Names& valid) {
+  if (std::find(valid.begin(), valid.end(), value) == valid.end()) {
+    throw UsageError(fmt::format("{}: '{}' is not one of {}", option, printable(value),
+                                 fmt::join(valid.begin(), valid.end(), ", ")));
+  }
+}
+
+/// An option whose text `store` reads; what `store` throws reaches the command line's edge as it
+/// is.
+template <typename Store>
+CLI::Option* add_text_option(CLI::App& command, const std::string& name, const std::string& help,
+                             const std::string& value_name, Store store) {
+  return command.add_option_function<std::string>(name, std::move(store), help)
+      ->type_name(value_name);
+}
+
+}  // namespace
+
+void add_run_options(CLI::App& command, CommonOptions& options) {
+  add_text_option(command, "--device", "Where to compute: cpu, cuda or serial (default cpu)",
+                  "DEVICE", [&options](const std::string& text) {
+                    require_one_of("--device", text, {"cpu", "cuda", "serial"});
+                    options.device = device_kind_from_name(text);
+                  });
+  add_text_option(command, "--seed", "Seed of all random numbers (default 0)", "N",
+                  [&options](const std::string& text) {
+                    options.seed = static_cast<std::uint64_t>(
+                        parse_integer("--seed", text, 0, std::numeric_limits<std::int64_t>::max()));
+                  });
+  add_text_option(
+      command, "--threads", "Threads per rank (default OMP_NUM_THREADS, else cores / local ranks)",
+      "N", [&options](const std::string& text) {
+        options.threads = static_cast<int>(parse_integer("--threads", text, 1, kMostThreads));
+      });
+}
+
+void add_mesh_options(CLI::App& command, CommonOptions& options) {
+  add_text_option(command, "--dtype", "f32, bf16 or f16 (default: the model's)", "DTYPE",
+                  [&options](const std::string& text) {
+                    require_one_of("--dtype", text, {"f32", "bf16", "f16"});
+                    options.dtype = dtype_from_name(text);
+                  });
+  add_text_option(command, "--parallel", "none, tp, sp or ring: the axis that all ranks go to",
+                  "MODE", [&options](const std::string& text) {
+                    require_one_of("--parallel", text, {"none", "tp", "sp", "ring"});
+                    options.parallel = parallel_mode_from_name(text);
+                  });
+  add_text_option(command, "--tp", "Ranks that share each layer (tensor parallelism)", "N",
+                  [&options](const std::string& text) {
+                    options.tensor_parallel =
+                        static_cast<int>(parse_integer("--tp", text, 1, kMostRanks));
+                  });
+  add_text_option(command, "--cp", "Ranks that share each sequence (ring attention)", "N",
+                  [&options](const std::string& text) {
+                    options.context_parallel =
+                        static_cast<int>(parse_integer("--cp", text, 1, kMostRanks));
+                  });
+  command.add_flag("--sequence-parallel", options.sequence_parallel,
+                   "With --tp: shard activations between the blocks along the sequence");
+}
+
+void add_output_options(CLI::App& command, CommonOptions& options) {
+  command.add_flag("--quiet,-q", options.quiet, "No progress on stderr");
+  command.add_flag("--json", options.json, "One JSON document on stdout, and nothing else");
+}
+
+ParallelLayout choose_layout(const CommonOptions& options, int ranks) {
+  const bool explicit_mesh = options.tensor_parallel || options.context_parallel;
+  require(!(options.parallel && explicit_mesh),
+          "--parallel gives all ranks to one axis: use either it or --tp and --cp");
+  ParallelLayout layout;
+  if (explicit_mesh) {
+    layout.mesh.tensor = options.tensor_parallel.value_or(1);
+    layout.mesh.context = options.context_parallel.value_or(1);
+    const std::int64_t size = std::int64_t{layout.mesh.tensor} * layout.mesh.context;
+    require(size == ranks, "--tp {} x --cp {} is {} ranks, but {} {} started", layout.mesh.tensor,
+            layout.mesh.context, size, ranks, ranks == 1 ? "was" : "were");
+    const ParallelMode mode = apply_sequence_parallel_environment(ParallelMode::tp);
+    layout.sequence_parallel = options.sequence_parallel || mode == ParallelMode::sp;
+  } else {
+    ParallelMode mode = options.parallel.value_or(ParallelMode::none);
+    require(mode != ParallelMode::none || ranks == 1,
+            "{} ranks were started, but --parallel is none: say --parallel tp, sp or ring, or give "
+            "--tp and --cp",
+            ranks);
+    require(!options.sequence_parallel || mode == ParallelMode::tp || mode == ParallelMode::sp,
+            "--sequence-parallel shards what tensor parallelism keeps whole: it needs --tp or "
+            "--parallel tp");
+    if (options.sequence_parallel) mode = ParallelMode::sp;
+    layout = ParallelLayout::of(apply_sequence_parallel_environment(mode), ranks);
+  }
+  layout.sequence_parallel = layout.sequence_parallel && layout.mesh.tensor > 1;
+  return layout;
+}
+
+void require_one_of(std::string_view option, std::string_view value,
+                    std::initializer_list<std::string_view> valid) {
+  require_member(option, value, valid);
+}
+
+void require_one_of(std::string_view option, std::string_view value,
+                    std::span<const std::string> valid) {
+  require_member(option, value, valid);
+}
+
+std::vector<std::string> parse_list(std::string_view option, std::string_view text) {
+  std::vector<std::string> items;
+  for (std::size_t start = 0; start <= text.size();) {
+    const std::size_t end = std::min(text.find(',', start), text.size());
+    const std::string_view item = text.substr(start, end - start);
+    require(!item.empty(), "{}: '{}' has an empty item", option, printable(text));
+    require(std::find(items.begin(), items.end(), item) == items.end(), "{}: '{}' appears twice",
+            option, printable(item));
+    items.emplace_back(item);
+    start = end + 1;
+  }
+  return items;
+}
+
+std::int64_t parse_integer(std::string_view option, std::string_view text, std::int64_t minimum,
+                           std::int64_t maximum) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool is_number = error == std::errc() && end == text.data() + text.size();
+  if (!is_number || value < minimum || value > maximum) {
+    throw UsageError(maximum == std::numeric_limits<std::int64_t>::max()
+                         ? fmt::format("{}: '{}' is not a whole number of at least {}", option,
+                                       printable(text), minimum)
+                         : fmt::format("{}: '{}' is not a whole number from {} to {}", option,
+                                       printable(text), minimum, maximum));
+  }
+  return value;
+}
+
+}  // namespace portolan

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/device.hpp"
+#include "core/dtype.hpp"
+#include "models/parallel_context.hpp"
+
+namespace CLI {
+class App;
+}
+
+/// Options that several commands share, and the checks they use, so that all commands spell, accept
+/// and refuse the same things in the same words.
+namespace portolan {
+
+struct CommonOptions {
+  DeviceKind device = DeviceKind::cpu;
+  std::optional<DType> dtype;            ///< absent: the model's own
+  std::optional<ParallelMode> parallel;  ///< absent: from tp and cp, else none
+  std::optional<int> tensor_parallel;    ///< --tp
+  std::optional<int> context_parallel;   ///< --cp
+  bool sequence_parallel = false;
+  std::uint64_t seed = 0;
+  std::optional<int> threads;  ///< absent: OMP_NUM_THREADS, else cores / local ranks
+  bool quiet = false;
+  bool json = false;
+};
+
+/// --device, --seed, --threads.
+void add_run_options(CLI::App& command, CommonOptions& options);
+/// --dtype, --parallel, --tp, --cp, --sequence-parallel.
+void add_mesh_options(CLI::App& command, CommonOptions& options);
+/// --quiet, --json.
+void add_output_options(CLI::App& command, CommonOptions& options);
+
+/// The layout that the options ask for. Throws UsageError when they contradict each other or
+/// `ranks`. USE_SEQUENCE_PARALLELISM=true in the environment turns tensor parallelism into tensor +
+/// sequence parallelism.
+[[nodiscard]] ParallelLayout choose_layout(const CommonOptions& options, int ranks);
+
+/// Throws UsageError "OPTION: 'VALUE' is not one of A, B, C" unless `value` is one of `valid`.
+void require_one_of(std::string_view option, std::string_view value,
+                    std::initializer_list<std::string_view> valid);
+void require_one_of(std::string_view option, std::string_view value,
+                    std::span<const std::string> valid);
+
+/// The items of "a,b,c", in order. Throws UsageError for an empty item or one that appears twice.
+[[nodiscard]] std::vector<std::string> parse_list(std::string_view option, std::string_view text);
+
+/// A whole number in [minimum, maximum], in decimal. Throws UsageError otherwise.
+[[nodiscard]] std::int64_t parse_integer(std::string_view option, std::string_view text,
+                                         std::int64_t minimum, std::int64_t maximum);
+
+}  // namespace portolan

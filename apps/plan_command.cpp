@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "apps/commands.hpp"
+#include "apps/options.hpp"
+#include "core/error.hpp"
+#include "models/checkpoint.hpp"
+#include "models/llama_plan.hpp"
+
+namespace portolan {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct PlanRequest {
+  CommonOptions common;
+  std::optional<std::string> model;
+  std::optional<std::string> preset;
+  std::optional<std::int64_t> layers;
+  std::optional<std::string> plan_file;
+  std::int64_t batch = 1;
+  std::int64_t sequence_length = 1024;
+};
+
+LlamaConfig choose_config(const PlanRequest& request) {
+  require(request.model.has_value() != request.preset.has_value(),
+          "plan needs either --model or --preset");
+  const LlamaConfig config =
+      request.preset
+          ? preset_config(*request.preset)
+          : read_model_config(std::filesystem::path(*request.model) / "config.json").llama();
+  return request.layers ? config.with_layers(*request.layers) : config;
+}
+
+Shape shard_shape(const PlannedParameter& parameter, const ShardRange& range) {
+  return parameter.shape.rank() == 1 ? Shape{range.rows()} : Shape{range.rows(), range.columns()};
+}
+
+/// "[5504, 4096] each", or every rank's shape where they differ.
+std::string shard_text(const PlannedParameter& parameter) {
+  std::vector<std::string> shapes;
+  for (const ShardRange& range : parameter.ranges) {
+    shapes.push_back(shard_shape(parameter, range).to_string());
+  }
+  const bool equal = std::ranges::all_of(
+      shapes, [&shapes](const std::string& shape) { return shape == shapes.front(); });
+  return equal ? shapes.front() + " each" : fmt::format("{}", fmt::join(shapes, " "));
+}
+
+/// Layer 0 stands for all layers, which are alike.
+bool is_shown(const std::string& name) {
+  return !name.starts_with("model.layers.") || name.starts_with("model.layers.0.");
+}
+
+std::string shown_name(const std::string& name, std::int64_t layers) {
+  const std::string first = "model.layers.0.";
+  if (!name.starts_with(first) || layers == 1) return name;
+  return fmt::format("model.layers.0-{}.{}", layers - 1, name.substr(first.size()));
+}
+
+void print_text(const LlamaPlan& plan, const PlanRequest& request, DType dtype) {
+  const int ranks = plan.layout().mesh.ranks();
+  fmt::print("{} layers over {} ranks ({}{}), {}\n\n", plan.config().layers, ranks,
+             plan.layout().mesh.to_string(),
+             plan.layout().sequence_parallel ? ", sequence parallel" : "", name_of(dtype));
+  fmt::print("{:<52} {:<11} {:<16} {:<16} {}\n", "parameter", "style", "along", "whole",
+             "per rank");
+  for (const PlannedParameter& parameter : plan.parameters().parameters()) {
+    if (!is_shown(parameter.name)) continue;
+    fmt::print("{:<52} {:<11} {:<16} {:<16} {}\n", shown_name(parameter.name, plan.config().layers),
+               name_of(parameter.style), parameter.axis.empty() ? "-" : parameter.axis,
+               parameter.shape.to_string(), shard_text(parameter));
+  }
+  fmt::print("\none forward of {} x {} tokens, all ranks together:\n", request.batch,
+             request.sequence_length);
+  const ExpectedCommunication expected =
+      plan.communication(request.batch, request.sequence_length, dtype);
+  bool silent = true;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    if (expected[i].calls == 0) continue;
+    silent = false;
+    fmt::print("  {:<16} {:>6} calls {:>12.6f} GB\n", name_of(static_cast<Collective>(i)),
+               expected[i].calls, static_cast<double>(expected[i].bytes) / 1e9);
+  }
+  if (silent) fmt::print("  no collective\n");
+  fmt::print("\nper rank, GB:   weights   activations   TFLOP of matrix products\n");
+  for (int rank = 0; rank < ranks; ++rank) {
+    double flops = 0.0;
+    for (const ProductShape& product :
+         plan.products(rank, request.batch, request.sequence_length)) {
+      flops += product.flops();
+    }
+    fmt::print("  rank {:<6} {:>10.6f} {:>13.6f} {:>26.6f}\n", rank,
+               static_cast<double>(plan.weight_bytes(rank, dtype)) / 1e9,
+               static_cast<double>(
+                   plan.activation_bytes(rank, request.batch, request.sequence_length, dtype)) /
+                   1e9,
+               flops / 1e12);
+  }
+}
+
+ordered_json to_json(const LlamaPlan& plan, const PlanRequest& request, DType dtype) {
+  ordered_json parameters = ordered_json::array();
+  for (const PlannedParameter& parameter : plan.parameters().parameters()) {
+    ordered_json ranges = ordered_json::array();
+    for (const ShardRange& range : parameter.ranges) {
+      ranges.push_back({{"rows", {range.row_begin, range.row_end}},
+                        {"columns", {range.column_begin, range.column_end}}});
+    }
+    parameters.push_back(
+        {{"name", parameter.name},
+         {"shape", std::vector<std::int64_t>(parameter.shape.begin(), parameter.shape.end())},
+         {"style", name_of(parameter.style)},
+         {"axis", parameter.axis},
+         {"ranks", ranges}});
+  }
+  ordered_json collectives = ordered_json::object();
+  const ExpectedCommunication expected =
+      plan.communication(request.batch, request.sequence_length, dtype);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    if (expected[i].calls == 0) continue;
+    collectives[std::string(name_of(static_cast<Collective>(i)))] = {{"calls", expected[i].calls},
+                                                                     {"bytes", expected[i].bytes}};
+  }
+  ordered_json memory = ordered_json::array();
+  for (int rank = 0; rank < plan.layout().mesh.ranks(); ++rank) {
+    memory.push_back({{"weights", plan.weight_bytes(rank, dtype)},
+                      {"activations", plan.activation_bytes(rank, request.batch,
+                                                            request.sequence_length, dtype)}});
+  }
+  const MeshShape& mesh = plan.layout().mesh;
+  return {{"mesh", {{"data", mesh.data}, {"context", mesh.context}, {"tensor", mesh.tensor}}},
+          {"sequence_parallel", plan.layout().sequence_parallel},
+          {"dtype", name_of(dtype)},
+          {"batch", request.batch},
+          {"seq_len", request.sequence_length},
+          {"parameters", parameters},
+          {"collectives", collectives},
+          {"memory_bytes", memory}};
+}
+
+void run_plan(const PlanRequest& request) {
+  const LlamaConfig config = choose_config(request);
+  const int ranks =
+      request.common.tensor_parallel.value_or(1) * request.common.context_parallel.value_or(1);
+  require(!request.common.parallel, "plan starts no ranks: give the mesh by --tp and --cp");
+  require(request.sequence_length > 0 && request.batch > 0,
+          "--seq-len and --batch must be at least 1");
+  const ParallelLayout layout = choose_layout(request.common, ranks);
+  const DType dtype = request.common.dtype.value_or(config.dtype.value_or(DType::f32));
+  const LlamaPlan plan(
+      config, layout,
+      request.plan_file ? read_plan_rules(*request.plan_file) : default_tensor_parallel_rules());
+  if (request.common.json) {
+    fmt::print("{}\n", to_json(plan, request, dtype).dump(1));
+  } else {
+    print_text(plan, request, dtype);
+  }
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& application) {
+  CLI::App* command = application.add_subcommand(
+      "plan", "Show how a mesh of ranks would share a model: shards, collectives, memory");
+  const auto request = std::make_shared<PlanRequest>();
+  command->add_option("--model", request->model, "Folder with config.json")->type_name("DIR");
+  command->add_option("--preset", request->preset, "A built-in config, e.g. llama-7b")
+      ->type_name("NAME");
+  command->add_option("--layers", request->layers, "Another number of layers")->type_name("N");
+  command
+      ->add_option("--plan", request->plan_file,
+                   "JSON file {\"rules\": [{\"pattern\", \"style\", \"axis\"}]} in place of the "
+                   "built-in plan")
+      ->type_name("FILE");
+  command->add_option("--batch", request->batch, "Sequences of the forward (default 1)")
+      ->type_name("N");
+  command->add_option("--seq-len", request->sequence_length, "Tokens of each (default 1024)")
+      ->type_name("N");
+  add_mesh_options(*command, request->common);
+  add_output_options(*command, request->common);
+  command->footer(
+      "Examples:\n"
+      "  portolan plan --preset llama-7b --tp 2 --sequence-parallel\n"
+      "  portolan plan --preset llama-3-8b --tp 3 --cp 2 --seq-len 6998 --dtype bf16 --json");
+  command->callback([request] { run_plan(*request); });
+}
+
+}  // namespace portolan

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <limits>
+
+#include "apps/logits.hpp"
+#include "core/error.hpp"
+#include "core/safetensors.hpp"
+
+namespace portolan {
+namespace {
+
+constexpr std::int64_t kLargestId = std::numeric_limits<std::int32_t>::max();
+
+std::vector<std::int64_t> read_integers(const SafetensorsFile& file,
+                                        const SafetensorsEntry& entry) {
+  if (entry.shape.size() != 2 || (entry.dtype_name != "I64" && entry.dtype_name != "I32")) {
+    throw InputError(
+        fmt::format("{}: tensor '{}': expected [batch, seq] of I64 or I32, found {} {}",
+                    file.name(), entry.name, shape_text(entry.shape), entry.dtype_name));
+  }
+  std::vector<std::int64_t> values(static_cast<std::size_t>(entry.elements()));
+  if (entry.dtype_name == "I64") {
+    file.read(entry, values.data(), DType::i64);
+  } else {
+    std::vector<std::int32_t> narrow(values.size());
+    file.read(entry, narrow.data(), DType::i32);
+    std::ranges::copy(narrow, values.begin());
+  }
+  return values;
+}
+
+}  // namespace
+
+TokenBatch parse_token_ids(const std::string& text) {
+  TokenBatch batch;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(';', begin), text.size());
+    TokenBatch::Row row;
+    for (std::size_t item = begin; item <= end;) {
+      const std::size_t comma = std::min(text.find(',', item), end);
+      row.ids.push_back(static_cast<std::int32_t>(
+          parse_integer("--ids", text.substr(item, comma - item), 0, kLargestId)));
+      item = comma + 1;
+    }
+    batch.length = std::max(batch.length, static_cast<std::int64_t>(row.ids.size()));
+    batch.rows.push_back(std::move(row));
+    begin = end + 1;
+  }
+  return batch;
+}
+
+TokenBatch read_token_batch(const std::string& path) {
+  const SafetensorsFile file(path);
+  const SafetensorsEntry& ids_entry = file.at("input_ids");
+  const std::vector<std::int64_t> ids = read_integers(file, ids_entry);
+  std::vector<std::int64_t> mask(ids.size(), 1);
+  if (const SafetensorsEntry* entry = file.find("attention_mask")) {
+    mask = read_integers(file, *entry);
+    if (entry->shape != ids_entry.shape) {
+      throw InputError(
+          fmt::format("{}: tensor 'attention_mask': expected the shape {} of input_ids, "
+                      "found {}",
+                      path, shape_text(ids_entry.shape), shape_text(entry->shape)));
+    }
+  }
+  TokenBatch batch;
+  batch.length = ids_entry.shape[1];
+  for (std::int64_t b = 0; b < ids_entry.shape[0]; ++b) {
+    TokenBatch::Row row;
+    for (std::int64_t t = 0; t < batch.length; ++t) {
+      const auto at = static_cast<std::size_t>(b * batch.length + t);
+      if (mask[at] != 0 && mask[at] != 1) {
+        throw InputError(
+            fmt::format("{}: tensor 'attention_mask': expected 0 or 1, found {}", path, mask[at]));
+      }
+      if (mask[at] == 0) continue;
+      if (ids[at] < 0 || ids[at] > kLargestId) {
+        throw InputError(
+            fmt::format("{}: tensor 'input_ids': {} is not a token id", path, ids[at]));
+      }
+      if (row.ids.empty()) row.first = t;
+      if (row.first + static_cast<std::int64_t>(row.ids.size()) != t) {
+        throw InputError(fmt::format(
+            "{}: tensor 'attention_mask': expected one run of ones in row {}, found a gap", path,
+            b));
+      }
+      row.ids.push_back(static_cast<std::int32_t>(ids[at]));
+    }
+    batch.rows.push_back(std::move(row));
+  }
+  return batch;
+}
+
+}  // namespace portolan

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/attention.hpp"
+
+#include <utility>
+
+#include "core/backend.hpp"
+#include "core/error.hpp"
+
+namespace portolan {
+namespace {
+
+constexpr std::int64_t kMaximumHeadDim = 256;
+
+// Kernels stand on backends, which exist once per process, and so does their list.
+std::vector<std::unique_ptr<AttentionKernel>>& registry() {
+  static std::vector<std::unique_ptr<AttentionKernel>> kernels;
+  return kernels;
+}
+
+void require_operand(const Tensor& tensor, const char* name) {
+  require(tensor.defined(), "attention: {} is an empty tensor", name);
+  require(tensor.rank() == 4, "attention: {} must be [batch, tokens, heads, head_dim], found {}",
+          name, tensor.shape().to_string());
+  require(tensor.dim(3) <= 1 || tensor.strides()[3] == 1,
+          "attention: the last dimension of {} must be dense", name);
+}
+
+void require_like_query(const Tensor& q, const Tensor& tensor, const char* name) {
+  require_operand(tensor, name);
+  require(tensor.device() == q.device(), "attention: q is on '{}', {} on '{}'",
+          name_of(q.device().kind), name, name_of(tensor.device().kind));
+  require(tensor.dim(0) == q.dim(0) && tensor.dim(3) == q.dim(3),
+          "attention: q {} and {} {} must have equal batch and head_dim", q.shape().to_string(),
+          name, tensor.shape().to_string());
+}
+
+void require_runs(const std::vector<TokenRun>& runs, std::int64_t tokens, const char* name) {
+  if (runs.empty()) return;
+  std::int64_t total = 0;
+  for (const TokenRun& run : runs) {
+    require(run.length >= 0, "attention: a run of {} has {} tokens", name, run.length);
+    total += run.length;
+  }
+  require(total == tokens, "attention: the runs of {} have {} tokens, the tensor {}", name, total,
+          tokens);
+}
+
+void require_problem(const AttentionProblem& problem) {
+  const Tensor& q = problem.q;
+  require_operand(q, "q");
+  require(is_floating(q.dtype()), "attention: q must be f32, bf16 or f16, found {}",
+          name_of(q.dtype()));
+  for (const auto& [tensor, name] : {std::pair(&problem.k, "k"), std::pair(&problem.v, "v")}) {
+    require_like_query(q, *tensor, name);
+    require(tensor->dtype() == q.dtype(), "attention: q is {}, {} is {}", name_of(q.dtype()), name,
+            name_of(tensor->dtype()));
+  }
+  require(problem.k.shape() == problem.v.shape(), "attention: k {} and v {} must have one shape",
+          problem.k.shape().to_string(), problem.v.shape().to_string());
+  require(problem.k.dim(2) > 0 && q.dim(2) % problem.k.dim(2) == 0,
+          "attention: {} query heads must be a multiple of {} key/value heads", q.dim(2),
+          problem.k.dim(2));
+  require(q.dim(3) >= 1 && q.dim(3) <= kMaximumHeadDim,
+          "attention: head_dim must lie in 1 to {}, found {}", kMaximumHeadDim, q.dim(3));
+  require(problem.mask.window >= 0, "attention: the window must not be negative, found {}",
+          problem.mask.window);
+  require_runs(problem.mask.query_runs, q.dim(1), "q");
+  require_runs(problem.mask.key_runs, problem.k.dim(1), "k");
+}
+
+void require_out(const AttentionProblem& problem, const Tensor& out) {
+  const Tensor& q = problem.q;
+  require_like_query(q, out, "out");
+  require(out.shape() == q.shape(), "attention: out {} must have the shape of q {}",
+          out.shape().to_string(), q.shape().to_string());
+  require(out.dtype() == q.dtype() || out.dtype() == DType::f32,
+          "attention: out must be {} or f32, found {}", name_of(q.dtype()), name_of(out.dtype()));
+}
+
+void require_log_sum_exp(const Tensor& out, const Tensor& log_sum_exp) {
+  const Shape expected{out.dim(0), out.dim(2), out.dim(1)};
+  require(log_sum_exp.defined() && log_sum_exp.shape() == expected &&
+              log_sum_exp.dtype() == DType::f32 && log_sum_exp.device() == out.device(),
+          "attention: log_sum_exp must be f32 {} on the device of out", expected.to_string());
+}
+
+void run(const AttentionProblem& problem, const Tensor& out, const Tensor& log_sum_exp,
+         std::optional<AttentionMethod> method) {
+  if (out.elements() == 0) return;
+  const AttentionKernel& kernel = select_attention_kernel(problem, method);
+  const ProfilingRegion region(problem.q.device(), "Portolan::Attention::forward");
+  kernel.forward(problem, out, log_sum_exp);
+}
+
+}  // namespace
+
+std::string_view name_of(AttentionMethod method) {
+  switch (method) {
+    case AttentionMethod::standard:
+      return "standard";
+    case AttentionMethod::flash:
+      return "flash";
+  }
+  return "";
+}
+
+void register_attention_kernel(std::unique_ptr<AttentionKernel> kernel) {
+  registry().push_back(std::move(kernel));
+}
+
+void unregister_attention_kernels() { registry().clear(); }
+
+std::span<const std::unique_ptr<AttentionKernel>> registered_attention_kernels() {
+  return registry();
+}
+
+const AttentionKernel& select_attention_kernel(const AttentionProblem& problem,
+                                               std::optional<AttentionMethod> method) {
+  const DeviceKind device = problem.q.device().kind;
+  for (const auto& kernel : registry()) {
+    if (kernel->device() == device && (!method || kernel->method() == *method) &&
+        kernel->unsupported_reason(problem).empty()) {
+      return *kernel;
+    }
+  }
+  std::string reasons;
+  for (const auto& kernel : registry()) {
+    if (kernel->device() != device || (method && kernel->method() != *method)) continue;
+    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", name_of(kernel->method()),
+                           kernel->unsupported_reason(problem));
+  }
+  throw UnsupportedError(fmt::format("no {}attention kernel of device '{}' serves q {} {} ({})",
+                                     method ? fmt::format("{} ", name_of(*method)) : "",
+                                     name_of(device), name_of(problem.q.dtype()),
+                                     problem.q.shape().to_string(),
+                                     reasons.empty() ? "none is registered" : reasons));
+}
+
+void attention_forward(const AttentionProblem& problem, const Tensor& out,
+                       std::optional<AttentionMethod> method) {
+  require_problem(problem);
+  require_out(problem, out);
+  run(problem, out, Tensor(), method);
+}
+
+void attention_partial(const AttentionProblem& problem, const Tensor& out,
+                       const Tensor& log_sum_exp, std::optional<AttentionMethod> method) {
+  require_problem(problem);
+  require_out(problem, out);
+  require(out.dtype() == DType::f32, "attention: a partial result must be f32, found {}",
+          name_of(out.dtype()));
+  require_log_sum_exp(out, log_sum_exp);
+  run(problem, out, log_sum_exp, method);
+}
+
+void attention_merge(const Tensor& block_out, const Tensor& block_log_sum_exp, const Tensor& out,
+                     const Tensor& log_sum_exp) {
+  for (const auto& [tensor, name] : {std::pair(&block_out, "block_out"), std::pair(&out, "out")}) {
+    require_operand(*tensor, name);
+    require(tensor->dtype() == DType::f32 && tensor->is_contiguous(),
+            "attention: {} must be dense f32 for merging", name);
+  }
+  require(block_out.shape() == out.shape() && block_out.device() == out.device(),
+          "attention: block_out {} and out {} must have one shape and device",
+          block_out.shape().to_string(), out.shape().to_string());
+  for (const Tensor* tensor : {&block_log_sum_exp, &log_sum_exp}) {
+    require_log_sum_exp(out, *tensor);
+    require(tensor->is_contiguous(), "attention: log_sum_exp must be dense for merging");
+  }
+  if (out.elements() == 0) return;
+  const ProfilingRegion region(out.device(), "Portolan::Attention::merge");
+  backend_of(out.device()).merge_attention(block_out, block_log_sum_exp, out, log_sum_exp);
+}
+
+}  // namespace portolan

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "attention/attention.hpp"
+#include "core/dtype.hpp"
+
+/// Geometry of masks, for kernels: which keys a query sees, and which tiles of the score matrix
+/// have to be visited ("smart masking": tiles that the mask hides whole are skipped, indices are
+/// compared only in tiles that it cuts).
+namespace portolan {
+
+/// The mask without its runs. A window implies causality.
+struct MaskRule {
+  bool causal = true;
+  std::int64_t window = 0;
+
+  explicit MaskRule(const AttentionMask& mask)
+      : causal(mask.causal || mask.window > 0), window(mask.window) {}
+
+  [[nodiscard]] PORTOLAN_HOST_DEVICE bool sees(std::int64_t query, std::int64_t key) const {
+    return (!causal || key <= query) && (window == 0 || query - key < window);
+  }
+  /// Of the keys at positions [begin, end), those that a query at position `query` sees are
+  /// [first_key(query, begin), end_key(query, end)), nothing if that is empty.
+  [[nodiscard]] PORTOLAN_HOST_DEVICE std::int64_t first_key(std::int64_t query,
+                                                            std::int64_t begin) const {
+    if (window == 0) return begin;
+    const std::int64_t first = query - window + 1;
+    return first > begin ? first : begin;
+  }
+  [[nodiscard]] PORTOLAN_HOST_DEVICE std::int64_t end_key(std::int64_t query,
+                                                          std::int64_t end) const {
+    return causal && query + 1 < end ? query + 1 : end;
+  }
+};
+
+/// Rows [row, row + length) of a tensor, at positions `position` and following.
+struct RowTile {
+  std::int64_t row = 0;
+  std::int64_t position = 0;
+  std::int64_t length = 0;
+};
+
+enum class TileVisibility : std::uint8_t { none, partial, full };
+
+/// Whether the queries of one tile see none, some or all of the keys of another.
+[[nodiscard]] PORTOLAN_HOST_DEVICE inline TileVisibility tile_visibility(const MaskRule& rule,
+                                                                         const RowTile& queries,
+                                                                         const RowTile& keys) {
+  if (queries.length == 0 || keys.length == 0) return TileVisibility::none;
+  // Distances from key back to query take every value between these two in the tile.
+  const std::int64_t nearest = queries.position - (keys.position + keys.length - 1);
+  const std::int64_t farthest = queries.position + queries.length - 1 - keys.position;
+  if (rule.causal && farthest < 0) return TileVisibility::none;
+  if (rule.window > 0 && nearest >= rule.window) return TileVisibility::none;
+  if (rule.causal && nearest < 0) return TileVisibility::partial;
+  if (rule.window > 0 && farthest >= rule.window) return TileVisibility::partial;
+  return TileVisibility::full;
+}
+
+/// Cuts runs, which follow each other in the rows of a tensor, into tiles of at most `tile` rows
+/// that do not cross from one run into the next.
+[[nodiscard]] std::vector<RowTile> split_runs(std::span<const TokenRun> runs, std::int64_t tile);
+
+}  // namespace portolan

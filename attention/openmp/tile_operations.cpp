@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/openmp/tile_operations.hpp"
+
+#include <limits>
+
+// Products need AVX2 at least, so older targets would never run. The fallback cannot be left out
+// and has to be the emulated one, which has all operations, whatever bugs a compiler has there.
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
+#define HWY_BROKEN_EMU128 0
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "attention/openmp/tile_operations.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace portolan::flash::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr int kMaximumHeadDim = 256;
+constexpr int kBlock = 16;  // rows and columns that are handled together
+
+using Floats = hn::CappedTag<float, kBlock>;
+using Words = hn::Rebind<std::uint32_t, Floats>;
+using Halves = hn::Rebind<std::uint16_t, Floats>;
+constexpr Floats kFloats;
+constexpr Words kWords;
+constexpr Halves kHalves;
+constexpr int kLanes = static_cast<int>(hn::MaxLanes(Floats()));
+
+/// Reads up to a vector of elements of a dtype as f32.
+template <class D>
+HWY_INLINE hn::Vec<D> load_floats(D, const float* source) {
+  return hn::LoadU(D(), source);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_floats(D d, const BFloat16* source) {
+  const hn::Rebind<std::uint16_t, D> halves;
+  const hn::Rebind<std::uint32_t, D> words;
+  const auto bits = hn::LoadU(halves, reinterpret_cast<const std::uint16_t*>(source));
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(words, bits)));
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_floats(D d, const Float16* source) {
+  const hn::Rebind<hwy::float16_t, D> halves;
+  return hn::PromoteTo(d, hn::LoadU(halves, reinterpret_cast<const hwy::float16_t*>(source)));
+}
+
+/// Pairs of bf16 as one 32-bit lane; only moved, never computed with.
+struct BFloat16Pair {
+  BFloat16 elements[2];
+};
+template <class D>
+HWY_INLINE hn::Vec<D> load_floats(D, const BFloat16Pair* source) {
+  return hn::LoadU(D(), reinterpret_cast<const float*>(source));
+}
+
+HWY_INLINE float to_lane(float value) { return value; }
+HWY_INLINE float to_lane(BFloat16 value) { return to_float(value); }
+HWY_INLINE float to_lane(Float16 value) { return to_float(value); }
+HWY_INLINE float to_lane(BFloat16Pair value) { return std::bit_cast<float>(value); }
+
+/// Block b of the result (4 lanes) is rows[4 * b][0..3].
+template <typename T>
+HWY_INLINE hn::Vec<Floats> load_every_fourth_row(const T* const* rows, int column) {
+  const hn::FixedTag<float, 4> quarter;
+#if HWY_MAX_BYTES >= 64
+  const hn::FixedTag<float, 8> half;
+  return hn::Combine(kFloats,
+                     hn::Combine(half, load_floats(quarter, rows[12] + column),
+                                 load_floats(quarter, rows[8] + column)),
+                     hn::Combine(half, load_floats(quarter, rows[4] + column),
+                                 load_floats(quarter, rows[0] + column)));
+#elif HWY_MAX_BYTES == 32
+  return hn::Combine(kFloats, load_floats(quarter, rows[4] + column),
+                     load_floats(quarter, rows[0] + column));
+#else
+  return load_floats(quarter, rows[0] + column);
+#endif
+}
+
+/// out[column * kKeyTile + row] = rows[row][column] for kBlock rows.
+template <typename T>
+HWY_INLINE void transpose_block(const T* const* rows, int columns, float* HWY_RESTRICT out) {
+  const hn::Repartition<std::uint64_t, Floats> longs;
+  int column = 0;
+  for (; column + 4 <= columns; column += 4) {
+    for (int row = 0; row < kBlock; row += kLanes) {
+      const auto a = load_every_fourth_row(rows + row, column);
+      const auto b = load_every_fourth_row(rows + row + 1, column);
+      const auto c = load_every_fourth_row(rows + row + 2, column);
+      const auto d = load_every_fourth_row(rows + row + 3, column);
+      const auto ab_low = hn::BitCast(longs, hn::InterleaveLower(kFloats, a, b));
+      const auto ab_high = hn::BitCast(longs, hn::InterleaveUpper(kFloats, a, b));
+      const auto cd_low = hn::BitCast(longs, hn::InterleaveLower(kFloats, c, d));
+      const auto cd_high = hn::BitCast(longs, hn::InterleaveUpper(kFloats, c, d));
+      float* to = out + column * kKeyTile + row;
+      hn::Store(hn::BitCast(kFloats, hn::InterleaveLower(longs, ab_low, cd_low)), kFloats, to);
+      hn::Store(hn::BitCast(kFloats, hn::InterleaveUpper(longs, ab_low, cd_low)), kFloats,
+                to + kKeyTile);
+      hn::Store(hn::BitCast(kFloats, hn::InterleaveLower(longs, ab_high, cd_high)), kFloats,
+                to + 2 * kKeyTile);
+      hn::Store(hn::BitCast(kFloats, hn::InterleaveUpper(longs, ab_high, cd_high)), kFloats,
+                to + 3 * kKeyTile);
+    }
+  }
+  for (; column < columns; ++column) {
+    for (int row = 0; row < kBlock; ++row) {
+      out[column * kKeyTile + row] = to_lane(rows[row][column]);
+    }
+  }
+}
+
+template <typename T>
+void transpose_rows(const SourceRows& keys, int columns, float* out) {
+  alignas(64) static constexpr T kZeros[kMaximumHeadDim] = {};
+  const T* rows[kBlock];
+  for (int begin = 0; begin < keys.count; begin += kBlock) {
+    for (int row = 0; row < kBlock; ++row) {
+      rows[row] = begin + row < keys.count
+                      ? reinterpret_cast<const T*>(static_cast<const std::byte*>(keys.data) +
+                                                   static_cast<std::size_t>(begin + row) *
+                                                       static_cast<std::size_t>(keys.stride) *
+                                                       size_of(keys.dtype))
+                      : kZeros;
+    }
+    transpose_block(rows, columns, out + begin);
+  }
+}
+
+void PackKeys(const SourceRows& keys, OperandFormat format, void* out) {
+  auto* lanes = static_cast<float*>(out);
+  if (format == OperandFormat::pair) {
+    transpose_rows<BFloat16Pair>(keys, keys.head_dim / 2, lanes);
+    if (keys.head_dim % 2 == 0) return;
+    const auto* source = static_cast<const BFloat16*>(keys.data) + keys.head_dim - 1;
+    float* last = lanes + keys.head_dim / 2 * kKeyTile;
+    for (int row = 0; row < (keys.count + kBlock - 1) / kBlock * kBlock; ++row) {
+      const BFloat16 value = row < keys.count ? source[row * keys.stride] : BFloat16{};
+      last[row] = to_lane(BFloat16Pair{{value, BFloat16{}}});
+    }
+    return;
+  }
+  switch (keys.dtype) {
+    case DType::bf16:
+      return transpose_rows<BFloat16>(keys, keys.head_dim, lanes);
+    case DType::f16:
+      return transpose_rows<Float16>(keys, keys.head_dim, lanes);
+    default:
+      return transpose_rows<float>(keys, keys.head_dim, lanes);
+  }
+}
+
+/// out[0..padded) = factor * source, then zeros.
+template <typename T>
+HWY_INLINE void widen_row(const T* source, int columns, int padded, hn::Vec<Floats> factor,
+                          float* HWY_RESTRICT out) {
+  int column = 0;
+  for (; column + kLanes <= columns; column += kLanes) {
+    hn::StoreU(hn::Mul(load_floats(kFloats, source + column), factor), kFloats, out + column);
+  }
+  const float scalar = hn::GetLane(factor);
+  for (; column < columns; ++column) out[column] = to_lane(source[column]) * scalar;
+  for (; column < padded; ++column) out[column] = 0.0F;
+}
+
+template <typename T>
+void widen_rows(const SourceRows& values, int padded_dim, float* out) {
+  const auto one = hn::Set(kFloats, 1.0F);
+  const auto* source = static_cast<const T*>(values.data);
+  const int padded_rows = (values.count + 2 * kBlock - 1) / (2 * kBlock) * (2 * kBlock);
+  for (int row = 0; row < padded_rows; ++row) {
+    widen_row(source + row * values.stride, row < values.count ? values.head_dim : 0, padded_dim,
+              one, out + row * padded_dim);
+  }
+}
+
+/// Each 32-bit lane of the result holds an element of `low` and, above it, one of `high`.
+void pair_row(const std::uint16_t* low, const std::uint16_t* high, int columns, int padded,
+              std::uint32_t* HWY_RESTRICT out) {
+  int column = 0;
+  for (; column + kLanes <= columns; column += kLanes) {
+    const auto lower = hn::PromoteTo(kWords, hn::LoadU(kHalves, low + column));
+    const auto upper = hn::PromoteTo(kWords, hn::LoadU(kHalves, high + column));
+    hn::Store(hn::Or(lower, hn::ShiftLeft<16>(upper)), kWords, out + column);
+  }
+  for (; column < columns; ++column) {
+    out[column] = low[column] | (static_cast<std::uint32_t>(high[column]) << 16);
+  }
+  for (; column < padded; ++column) out[column] = 0;
+}
+
+void PackValues(const SourceRows& values, OperandFormat format, int padded_dim, void* out) {
+  if (format == OperandFormat::pair) {
+    static constexpr std::uint16_t kZeros[kMaximumHeadDim] = {};
+    const auto* source = static_cast<const std::uint16_t*>(values.data);
+    auto* words = static_cast<std::uint32_t*>(out);
+    const auto row_or_zeros = [&](int row) {
+      return row < values.count ? source + row * values.stride : kZeros;
+    };
+    for (int begin = 0; begin < values.count; begin += 2 * kPairDistance) {
+      for (int row = begin; row < begin + kPairDistance; ++row) {
+        pair_row(row_or_zeros(row), row_or_zeros(row + kPairDistance), values.head_dim, padded_dim,
+                 words);
+        words += padded_dim;
+      }
+    }
+    return;
+  }
+  auto* floats = static_cast<float*>(out);
+  switch (values.dtype) {
+    case DType::bf16:
+      return widen_rows<BFloat16>(values, padded_dim, floats);
+    case DType::f16:
+      return widen_rows<Float16>(values, padded_dim, floats);
+    default:
+      return widen_rows<float>(values, padded_dim, floats);
+  }
+}
+
+template <typename T>
+void widen_queries(const void* const* rows, int count, int head_dim, int padded_dim, float sign,
+                   float* out) {
+  const auto factor = hn::Set(kFloats, sign);
+  for (int row = 0; row < count; ++row) {
+    widen_row(static_cast<const T*>(rows[row]), head_dim, padded_dim, factor,
+              out + row * padded_dim);
+  }
+}
+
+void LoadQueries(const void* const* rows, int count, DType dtype, int head_dim,
+                 OperandFormat format, int padded_dim, float sign, void* out) {
+  if (format == OperandFormat::pair) {
+    // A sign is one bit, and zero no bits at all.
+    const std::uint16_t flip = sign < 0.0F ? 0x8000 : 0;
+    const std::uint16_t keep = sign == 0.0F ? 0 : 0xFFFF;
+    auto* to = static_cast<std::uint16_t*>(out);
+    for (int row = 0; row < count; ++row, to += padded_dim) {
+      const auto* from = static_cast<const std::uint16_t*>(rows[row]);
+      for (int d = 0; d < head_dim; ++d) {
+        to[d] = static_cast<std::uint16_t>((from[d] ^ flip) & keep);
+      }
+      for (int d = head_dim; d < padded_dim; ++d) to[d] = 0;
+    }
+    return;
+  }
+  auto* floats = static_cast<float*>(out);
+  switch (dtype) {
+    case DType::bf16:
+      return widen_queries<BFloat16>(rows, count, head_dim, padded_dim, sign, floats);
+    case DType::f16:
+      return widen_queries<Float16>(rows, count, head_dim, padded_dim, sign, floats);
+    default:
+      return widen_queries<float>(rows, count, head_dim, padded_dim, sign, floats);
+  }
+}
+
+/// 2^x for x <= 9 to 1.7e-7 relative; exactly 1 at 0, exactly 0 at -127 and below, without
+/// subnormal results worth the name in between. Minimax polynomial for the fraction, exponent by
+/// addition.
+HWY_INLINE hn::Vec<Floats> exp2(hn::Vec<Floats> x) {
+  const auto shift = hn::Set(kFloats, 12582912.0F);  // 1.5 * 2^23: rounds to integer in low bits
+  const auto clamped = hn::Max(x, hn::Set(kFloats, -127.0F));
+  const auto shifted = hn::Add(clamped, shift);
+  const auto fraction = hn::Sub(clamped, hn::Sub(shifted, shift));
+  auto power = hn::Set(kFloats, 0.0013264728477224708F);
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.009671513922512531F));
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.05550733581185341F));
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.24022242426872253F));
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.6931470036506653F));
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 1.0F));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(kWords, shifted));
+  return hn::BitCast(kFloats, hn::Add(hn::BitCast(kWords, power), exponent));
+}
+
+/// The upper half of each f32, rounded to nearest even, in the upper half of the lane; the lower
+/// half is noise. Weights are finite, so no carry can run into infinity.
+HWY_INLINE hn::Vec<Words> round_to_bfloat16(hn::Vec<Floats> value) {
+  const auto bits = hn::BitCast(kWords, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(kWords, 1));
+  return hn::Add(bits, hn::Add(odd, hn::Set(kWords, 0x7FFF)));
+}
+
+/// Raises the reference exponent of a row to `maximum`.
+HWY_NOINLINE void raise_reference(const SoftmaxTile& tile, int row, float maximum) {
+  const float before = tile.maximum[row];
+  tile.maximum[row] = maximum;
+  if (before == std::numeric_limits<float>::lowest()) return;  // the state is still zero
+  const auto factor = exp2(hn::Set(kFloats, before - maximum));
+  float* sums = tile.sums + row * kSumLanes;
+  for (int lane = 0; lane < kSumLanes; lane += kLanes) {
+    hn::Store(hn::Mul(hn::Load(kFloats, sums + lane), factor), kFloats, sums + lane);
+  }
+  float* out = tile.out + row * tile.padded_dim;
+  for (int column = 0; column < tile.padded_dim; column += kLanes) {
+    hn::Store(hn::Mul(hn::Load(kFloats, out + column), factor), kFloats, out + column);
+  }
+}
+
+template <bool kMasked, bool kPair>
+HWY_INLINE void soften_row(const SoftmaxTile& tile, int row) {
+  const auto scale = hn::Set(kFloats, tile.scale);
+  const auto nothing = hn::Set(kFloats, -std::numeric_limits<float>::infinity());
+  float* HWY_RESTRICT scores = tile.scores + row * tile.stride;
+
+  auto largest = nothing;
+  if constexpr (kMasked) {
+    const int first = tile.first[row];
+    const int length = tile.end[row] > first ? tile.end[row] - first : 0;
+    const auto begin = hn::Set(kWords, static_cast<std::uint32_t>(first));
+    const auto count = hn::Set(kWords, static_cast<std::uint32_t>(length));
+    // Columns before `first` wrap round to large numbers.
+    auto index = hn::Sub(hn::Iota(kWords, 0), begin);
+    const auto step = hn::Set(kWords, static_cast<std::uint32_t>(kLanes));
+    for (int column = 0; column < tile.columns; column += kLanes, index = hn::Add(index, step)) {
+      const auto seen = hn::RebindMask(kFloats, hn::Lt(index, count));
+      const auto score = hn::IfThenElse(seen, hn::Load(kFloats, scores + column), nothing);
+      hn::Store(score, kFloats, scores + column);
+      largest = hn::Max(largest, score);
+    }
+  } else {
+    for (int column = 0; column < tile.columns; column += kLanes) {
+      largest = hn::Max(largest, hn::Load(kFloats, scores + column));
+    }
+  }
+
+  constexpr float kHeadroom = 8.0F;  // weights stay below 2^8: no loss in f32, nor in bf16
+  const auto limit = hn::Set(kFloats, tile.maximum[row] + kHeadroom);
+  const auto scaled = hn::Mul(largest, scale);
+  if (HWY_UNLIKELY(!hn::AllFalse(kFloats, hn::Gt(scaled, limit)))) {
+    raise_reference(tile, row, hn::GetLane(hn::MaxOfLanes(kFloats, scaled)));
+  }
+
+  const auto minus_reference = hn::Set(kFloats, -tile.maximum[row]);
+  const auto weight_at = [&](int column) HWY_ATTR {
+    return exp2(hn::MulAdd(hn::Load(kFloats, scores + column), scale, minus_reference));
+  };
+  constexpr int kParts = kSumLanes / kLanes;
+  hn::Vec<Floats> sums[kParts];
+  for (int part = 0; part < kParts; ++part) {
+    sums[part] = hn::Load(kFloats, tile.sums + row * kSumLanes + part * kLanes);
+  }
+  if constexpr (kPair) {
+    auto* HWY_RESTRICT words =
+        static_cast<std::uint32_t*>(tile.pair_weights) + row * (tile.stride / 2);
+    const auto upper_half = hn::Set(kWords, 0xFFFF0000U);
+    int begin = 0;
+    for (; begin + 2 * kPairDistance <= tile.columns; begin += 2 * kPairDistance) {
+      for (int part = 0; part < kParts; ++part) {
+        const auto low = weight_at(begin + part * kLanes);
+        const auto high = weight_at(begin + kPairDistance + part * kLanes);
+        sums[part] = hn::Add(sums[part], hn::Add(low, high));
+        const auto pair = hn::Or(hn::ShiftRight<16>(round_to_bfloat16(low)),
+                                 hn::And(round_to_bfloat16(high), upper_half));
+        hn::Store(pair, kWords, words + begin / 2 + part * kLanes);
+      }
+    }
+    if (begin < tile.columns) {
+      for (int part = 0; part < kParts; ++part) {
+        const auto low = weight_at(begin + part * kLanes);
+        sums[part] = hn::Add(sums[part], low);
+        hn::Store(hn::ShiftRight<16>(round_to_bfloat16(low)), kWords,
+                  words + begin / 2 + part * kLanes);
+      }
+    }
+  } else {
+    for (int begin = 0; begin < tile.columns; begin += kSumLanes) {
+      for (int part = 0; part < kParts; ++part) {
+        const auto weight = weight_at(begin + part * kLanes);
+        sums[part] = hn::Add(sums[part], weight);
+        hn::Store(weight, kFloats, scores + begin + part * kLanes);
+      }
+    }
+  }
+  for (int part = 0; part < kParts; ++part) {
+    hn::Store(sums[part], kFloats, tile.sums + row * kSumLanes + part * kLanes);
+  }
+}
+
+template <bool kMasked, bool kPair>
+void soften_rows(const SoftmaxTile& tile) {
+  for (int row = 0; row < tile.rows; ++row) soften_row<kMasked, kPair>(tile, row);
+}
+
+void SoftenTile(const SoftmaxTile& tile, OperandFormat format) {
+  const bool masked = tile.first != nullptr;
+  if (format == OperandFormat::pair) {
+    return masked ? soften_rows<true, true>(tile) : soften_rows<false, true>(tile);
+  }
+  return masked ? soften_rows<true, false>(tile) : soften_rows<false, false>(tile);
+}
+
+void AddLanes(const float* sums, int rows, float* totals) {
+  for (int row = 0; row < rows; ++row, sums += kSumLanes) {
+    auto total = hn::Load(kFloats, sums);
+    for (int lane = kLanes; lane < kSumLanes; lane += kLanes) {
+      total = hn::Add(total, hn::Load(kFloats, sums + lane));
+    }
+    totals[row] = hn::GetLane(hn::SumOfLanes(kFloats, total));
+  }
+}
+
+HWY_INLINE void store_floats(hn::Vec<Floats> value, float* out) { hn::StoreU(value, kFloats, out); }
+HWY_INLINE void store_floats(hn::Vec<Floats> value, BFloat16* out) {
+  // NaN becomes the canonical one: the rounding addition could carry it into infinity or zero.
+  const auto rounded = hn::IfThenElse(hn::RebindMask(kWords, hn::IsNaN(value)),
+                                      hn::Set(kWords, 0x7FC00000U), round_to_bfloat16(value));
+  hn::StoreU(hn::TruncateTo(kHalves, hn::ShiftRight<16>(rounded)), kHalves,
+             reinterpret_cast<std::uint16_t*>(out));
+}
+HWY_INLINE void store_floats(hn::Vec<Floats> value, Float16* out) {
+  const hn::Rebind<hwy::float16_t, Floats> halves;
+  hn::StoreU(hn::DemoteTo(halves, value), halves, reinterpret_cast<hwy::float16_t*>(out));
+}
+
+template <typename T>
+void narrow_rows(const float* accumulated, int padded_dim, const float* factors, int count,
+                 int head_dim, void* const* rows) {
+  for (int row = 0; row < count; ++row, accumulated += padded_dim) {
+    const auto factor = hn::Set(kFloats, factors[row]);
+    auto* out = static_cast<T*>(rows[row]);
+    int column = 0;
+    for (; column + kLanes <= head_dim; column += kLanes) {
+      store_floats(hn::Mul(hn::Load(kFloats, accumulated + column), factor), out + column);
+    }
+    for (; column < head_dim; ++column) {
+      out[column] = from_float<T>(accumulated[column] * factors[row]);
+    }
+  }
+}
+
+void StoreRows(const float* accumulated, int padded_dim, const float* factors, int count,
+               int head_dim, DType dtype, void* const* rows) {
+  switch (dtype) {
+    case DType::bf16:
+      return narrow_rows<BFloat16>(accumulated, padded_dim, factors, count, head_dim, rows);
+    case DType::f16:
+      return narrow_rows<Float16>(accumulated, padded_dim, factors, count, head_dim, rows);
+    default:
+      return narrow_rows<float>(accumulated, padded_dim, factors, count, head_dim, rows);
+  }
+}
+
+}  // namespace portolan::flash::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace portolan::flash {
+
+HWY_EXPORT(PackKeys);
+HWY_EXPORT(PackValues);
+HWY_EXPORT(LoadQueries);
+HWY_EXPORT(SoftenTile);
+HWY_EXPORT(AddLanes);
+HWY_EXPORT(StoreRows);
+
+void pack_keys(const SourceRows& keys, OperandFormat format, void* out) {
+  HWY_DYNAMIC_DISPATCH(PackKeys)(keys, format, out);
+}
+
+void pack_values(const SourceRows& values, OperandFormat format, int padded_dim, void* out) {
+  HWY_DYNAMIC_DISPATCH(PackValues)(values, format, padded_dim, out);
+}
+
+void load_queries(const void* const* rows, int count, DType dtype, int head_dim,
+                  OperandFormat format, int padded_dim, float sign, void* out) {
+  HWY_DYNAMIC_DISPATCH(LoadQueries)
+  (rows, count, dtype, head_dim, format, padded_dim, sign, out);
+}
+
+void softmax_tile(const SoftmaxTile& tile, OperandFormat format) {
+  HWY_DYNAMIC_DISPATCH(SoftenTile)(tile, format);
+}
+
+void store_rows(const float* accumulated, int padded_dim, const float* factors, int count,
+                int head_dim, DType dtype, void* const* rows) {
+  HWY_DYNAMIC_DISPATCH(StoreRows)
+  (accumulated, padded_dim, factors, count, head_dim, dtype, rows);
+}
+
+void add_lanes(const float* sums, int rows, float* totals) {
+  HWY_DYNAMIC_DISPATCH(AddLanes)(sums, rows, totals);
+}
+
+}  // namespace portolan::flash
+#endif  // HWY_ONCE

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.hpp"
+
+/// What a flash kernel does to tiles between their products, in vector instructions chosen at run
+/// time for the CPU. Layouts are those in which libxsmm's products want their operands.
+///
+/// A product of `Single` operands reads f32. One of `Pair` operands reads bf16 in pairs along the
+/// summed dimension ("VNNI"): keys pair elements d and d + 1 of a row, values pair rows r and r +
+/// 16 of each 32, so that weights can be narrowed without moving them between lanes.
+namespace portolan::flash {
+
+/// Queries of a tile, and the granularity at which a tile's visible columns are cut out.
+inline constexpr int kQueryTile = 16;
+/// Keys of a tile.
+inline constexpr int kKeyTile = 128;
+/// Partial sums kept for each row: an AVX-512 register.
+inline constexpr int kSumLanes = 16;
+/// Values pair with the row this far on.
+inline constexpr int kPairDistance = 16;
+
+enum class OperandFormat : std::uint8_t { single, pair };
+
+/// Rows of one head: `count` rows of `head_dim` elements, `stride` elements apart.
+struct SourceRows {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  std::int64_t stride = 0;
+  int count = 0;
+  int head_dim = 0;
+};
+
+/// Transposes at most kKeyTile rows. single: f32 [head_dim][kKeyTile]; pair: bf16
+/// [ceil(head_dim / 2)][kKeyTile][2]. Columns from `count` to its next multiple of 16 are zeroed.
+/// Formats: single takes every dtype, pair takes bf16.
+void pack_keys(const SourceRows& keys, OperandFormat format, void* out);
+
+/// single: f32 [kKeyTile][padded_dim]; pair: bf16 [kKeyTile / 2][padded_dim][2]. padded_dim is a
+/// multiple of 16; padding, and rows from `count` to its next multiple of 32, are zeroed.
+void pack_values(const SourceRows& values, OperandFormat format, int padded_dim, void* out);
+
+/// Copies rows to f32 or bf16 [count][padded_dim] times `sign`, which is 1, -1 or 0; zeroes
+/// padding.
+void load_queries(const void* const* rows, int count, DType dtype, int head_dim,
+                  OperandFormat format, int padded_dim, float sign, void* out);
+
+/// One tile of scores and the running state of its rows.
+struct SoftmaxTile {
+  float* scores = nullptr;       ///< [rows][stride]; becomes the weights if the format is single
+  void* pair_weights = nullptr;  ///< bf16 [rows][stride], paired by kPairDistance
+  int stride = 0;
+  int rows = 0;
+  int columns = 0;  ///< a multiple of 16
+  /// Multiplies scores; exponentials are taken to base 2, so it contains log2(e).
+  float scale = 1.0F;
+  /// Per row the columns [first, end) that it sees; null if all rows see all columns.
+  const int* first = nullptr;
+  const int* end = nullptr;
+  float* maximum = nullptr;  ///< [rows] reference exponent, at start lowest float
+  float* sums = nullptr;     ///< [rows][kSumLanes] of weights, at start 0
+  float* out = nullptr;      ///< [rows][padded_dim] accumulated so far, in units of 2^maximum
+  int padded_dim = 0;
+};
+
+/// Turns scores into weights 2^(scale * score - maximum), adds them to the sums, and where scores
+/// have outgrown the reference exponent by more than 8 raises it and rescales the row's state.
+/// Rescaling only then is exact, since numerator and denominator share the reference, and rare.
+void softmax_tile(const SoftmaxTile& tile, OperandFormat format);
+
+/// Writes out[row][:] * factor[row] to rows of the given dtype.
+void store_rows(const float* accumulated, int padded_dim, const float* factors, int count,
+                int head_dim, DType dtype, void* const* rows);
+
+/// totals[row] = sum of the kSumLanes partial sums of a row.
+void add_lanes(const float* sums, int rows, float* totals);
+
+}  // namespace portolan::flash

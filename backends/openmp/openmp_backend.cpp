@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backends/openmp/openmp_backend.hpp"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <vector>
+
+#include "backends/compat/kokkos_runtime.hpp"
+#include "backends/openmp/blocks.hpp"
+#include "backends/openmp/onednn_matmul.hpp"
+#include "backends/openmp/panel_matmul.hpp"
+#include "backends/openmp/simd/kernels.hpp"
+#include "backends/portable/host_memory.hpp"
+#include "backends/portable/portable_backend.hpp"
+#include "core/log.hpp"
+
+namespace portolan {
+namespace {
+
+/// Rows of x that are converted to f32 at a time: bounds the scratch, and is far above what a
+/// product needs to reach its full rate.
+constexpr std::int64_t kConvertedRows = 512;
+
+/// Results beyond this size will not be read from the cache: storing past it saves reading the
+/// lines first.
+std::size_t last_level_cache_bytes() {
+  const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return bytes > 0 ? static_cast<std::size_t>(bytes) : std::size_t{32} << 20;
+}
+
+std::int64_t row_bytes(const Tensor& matrix) {
+  return matrix.dim(1) * static_cast<std::int64_t>(size_of(matrix.dtype()));
+}
+
+class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
+ public:
+  OpenMPBackend() : HostBackend({DeviceKind::cpu, 0}, host_memory_source()), onednn_(allocator()) {}
+
+  [[nodiscard]] std::string description() const override {
+    return fmt::format("Kokkos {} OpenMP, {}, Highway {}, {} threads", kokkos_version(),
+                       onednn_.description(), simd::target_name(), concurrency());
+  }
+
+  [[nodiscard]] DType compute_dtype(DType dtype) const override {
+    return onednn_.has_fast_panels(dtype) ? dtype : DType::f32;
+  }
+
+  void copy(const Tensor& source, const Tensor& out) override {
+    const auto rows = portable::strided_rows<2>(out.shape(), {&source.strides(), &out.strides()});
+    if (rows.column_stride[0] != 1 || rows.column_stride[1] != 1) {
+      HostBackend::copy(source, out);
+      return;
+    }
+    simd::ConvertElements whole{.source_dtype = source.dtype(),
+                                .out_dtype = out.dtype(),
+                                .source = source.raw(),
+                                .out = out.raw(),
+                                .stream = false};
+    const auto out_size = static_cast<std::int64_t>(size_of(out.dtype()));
+    const auto source_size = static_cast<std::int64_t>(size_of(source.dtype()));
+    if (rows.rows == 1) {
+      std::int64_t count = rows.columns;
+      whole.stream = source.dtype() != out.dtype() && exceeds_cache(out);
+      if (source.dtype() == out.dtype() && exceeds_cache(out) && count * out_size % 4 == 0 &&
+          reinterpret_cast<std::uintptr_t>(whole.out) % 4 == 0) {
+        // Bits are bits: equal dtypes stream as 32-bit words.
+        whole.source_dtype = whole.out_dtype = DType::f32;
+        whole.stream = true;
+        count = count * out_size / 4;
+      }
+      openmp::for_blocks(
+          space(), "Portolan::Elementwise::copy", count,
+          openmp::block_items(static_cast<std::int64_t>(size_of(whole.out_dtype))),
+          [&](std::int64_t begin, std::int64_t end) { simd::convert(whole, begin, end); });
+      return;
+    }
+    openmp::for_blocks(space(), "Portolan::Elementwise::copy", rows.rows,
+                       openmp::block_items(rows.columns * out_size),
+                       [&](std::int64_t begin, std::int64_t end) {
+                         for (std::int64_t row = begin; row < end; ++row) {
+                           simd::ConvertElements one = whole;
+                           one.source = source.raw() + rows.offset(0, row) * source_size;
+                           one.out = out.raw() + rows.offset(1, row) * out_size;
+                           simd::convert(one, 0, rows.columns);
+                         }
+                       });
+  }
+
+  void sum(std::span<const Tensor> inputs, std::span<const Tensor> outs) override {
+    std::vector<const void*> input_data;
+    std::vector<void*> out_data;
+    for (const Tensor& input : inputs) input_data.push_back(input.raw());
+    bool in_place = false;
+    for (const Tensor& out : outs) {
+      out_data.push_back(out.raw());
+      in_place |= std::find(input_data.begin(), input_data.end(), out.raw()) != input_data.end();
+    }
+    simd::SumElements arguments;
+    arguments.dtype = outs[0].dtype();
+    arguments.inputs = input_data.data();
+    arguments.input_count = static_cast<int>(input_data.size());
+    arguments.outs = out_data.data();
+    arguments.out_count = static_cast<int>(out_data.size());
+    arguments.stream = !in_place && exceeds_cache(outs[0]);
+    openmp::for_blocks(
+        space(), "Portolan::Elementwise::sum", outs[0].elements(),
+        openmp::block_items(static_cast<std::int64_t>(size_of(outs[0].dtype()))),
+        [&](std::int64_t begin, std::int64_t end) { simd::sum(arguments, begin, end); });
+  }
+
+  void random_uniform(const Tensor& out, RandomKey key, const MatrixBlock& block, float mean,
+                      float scale) override {
+    const simd::UniformElements arguments{.dtype = out.dtype(),
+                                          .key = key,
+                                          .mean = mean,
+                                          .scale = scale,
+                                          .stream = exceeds_cache(out)};
+    const auto size = static_cast<std::int64_t>(size_of(out.dtype()));
+    if (block.column_begin == 0 && out.dim(1) == block.columns && out.is_contiguous()) {
+      // Whole rows are one run of the stream.
+      const std::int64_t first = block.row_begin * block.columns;
+      openmp::for_blocks(space(), "Portolan::Random::uniform", out.elements(),
+                         openmp::block_items(size), [&](std::int64_t begin, std::int64_t end) {
+                           simd::random_uniform(arguments, out.raw() + begin * size,
+                                                static_cast<std::uint64_t>(first + begin),
+                                                end - begin);
+                         });
+      return;
+    }
+    openmp::for_blocks(
+        space(), "Portolan::Random::uniform", out.dim(0), openmp::block_items(row_bytes(out)),
+        [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t row = begin; row < end; ++row) {
+            const std::int64_t first = (block.row_begin + row) * block.columns + block.column_begin;
+            simd::random_uniform(arguments, out.raw() + row * out.strides()[0] * size,
+                                 static_cast<std::uint64_t>(first), out.dim(1));
+          }
+        });
+  }
+
+  void embedding(const Tensor& ids, const Tensor& table, std::int64_t first_row,
+                 const Tensor& out) override {
+    const auto size = static_cast<std::int64_t>(size_of(out.dtype()));
+    const auto bytes = static_cast<std::size_t>(row_bytes(out));
+    openmp::for_blocks(
+        space(), "Portolan::Embedding::lookup", out.dim(0), openmp::block_items(row_bytes(out)),
+        [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t row = begin; row < end; ++row) {
+            const std::int64_t id = ids.data<std::int32_t>()[row * ids.strides()[0]] - first_row;
+            std::byte* const to = out.raw() + row * out.strides()[0] * size;
+            if (id >= 0 && id < table.dim(0)) {
+              std::memcpy(to, table.raw() + id * table.strides()[0] * size, bytes);
+            } else {
+              std::memset(to, 0, bytes);
+            }
+          }
+        });
+  }
+
+  void rms_norm(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& out) override {
+    norm("Portolan::Norm::rms_norm", x, nullptr, weight, epsilon, out);
+  }
+
+  void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float epsilon,
+                    const Tensor& out) override {
+    norm("Portolan::Norm::add_rms_norm", x, &residual, weight, epsilon, out);
+  }
+
+  void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                        const Tensor& sines) override {
+    simd::RotaryTokens arguments;
+    arguments.dtype = x.dtype();
+    arguments.x = x.raw();
+    arguments.positions = positions.data<std::int32_t>();
+    arguments.cosines = cosines.data<float>();
+    arguments.sines = sines.data<float>();
+    arguments.token_stride = x.strides()[0];
+    arguments.head_stride = x.strides()[1];
+    arguments.heads = x.dim(1);
+    arguments.half = x.dim(2) / 2;
+    arguments.positions_stride = positions.strides()[0];
+    arguments.cosine_stride = cosines.strides()[0];
+    arguments.sine_stride = sines.strides()[0];
+    const auto token_bytes = x.dim(1) * x.dim(2) * static_cast<std::int64_t>(size_of(x.dtype()));
+    openmp::for_blocks(space(), "Portolan::RotaryEmbedding::rotate", x.dim(0),
+                       openmp::block_items(token_bytes), [&](std::int64_t begin, std::int64_t end) {
+                         simd::rotary_embedding(arguments, begin, end);
+                       });
+  }
+
+  void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override {
+    simd::SwigluRows arguments;
+    arguments.dtype = gate.dtype();
+    arguments.gate = gate.raw();
+    arguments.up = up.raw();
+    arguments.out = out.raw();
+    arguments.gate_stride = gate.strides()[0];
+    arguments.up_stride = up.strides()[0];
+    arguments.out_stride = out.strides()[0];
+    arguments.features = gate.dim(1);
+    arguments.stream = out.raw() != gate.raw() && out.raw() != up.raw() && exceeds_cache(out);
+    openmp::for_blocks(
+        space(), "Portolan::Elementwise::swiglu", gate.dim(0), openmp::block_items(row_bytes(gate)),
+        [&](std::int64_t begin, std::int64_t end) { simd::swiglu(arguments, begin, end); });
+  }
+
+  void merge_attention(const Tensor& block_out, const Tensor& block_log_sum_exp, const Tensor& out,
+                       const Tensor& log_sum_exp) override {
+    const simd::MergeRows arguments{.block_out = block_out.data<float>(),
+                                    .block_log_sum_exp = block_log_sum_exp.data<float>(),
+                                    .out = out.data<float>(),
+                                    .log_sum_exp = log_sum_exp.data<float>(),
+                                    .tokens = out.dim(1),
+                                    .heads = out.dim(2),
+                                    .head_dim = out.dim(3)};
+    openmp::for_blocks(space(), "Portolan::Attention::merge", out.dim(0) * out.dim(1) * out.dim(2),
+                       openmp::block_items(out.dim(3) * static_cast<std::int64_t>(sizeof(float))),
+                       [&](std::int64_t begin, std::int64_t end) {
+                         simd::merge_attention(arguments, begin, end);
+                       });
+  }
+
+  [[nodiscard]] Weight allocate_packed(std::int64_t out_features, std::int64_t in_features,
+                                       DType dtype) override {
+    const DType computed = compute_dtype(dtype);
+    if (computed != dtype) {
+      log_once(fmt::format("products of {}", name_of(dtype)), LogLevel::warn,
+               "this CPU has no fast {} products: computing them in {}", name_of(dtype),
+               name_of(computed));
+    }
+    return HostBackend::allocate_packed(out_features, in_features, computed);
+  }
+
+  void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight) override {
+    const std::int64_t panel_bytes = kPanelWidth *
+                                     padded_in_features(weight.in_features(), weight.dtype()) *
+                                     static_cast<std::int64_t>(size_of(weight.dtype()));
+    const simd::PackPanels arguments{
+        .source_dtype = rows.dtype(),
+        .weight_dtype = weight.dtype(),
+        .rows = rows.raw(),
+        .panels = weight.storage().raw() + first_row / kPanelWidth * panel_bytes,
+        .row_stride = rows.strides()[0],
+        .row_count = rows.dim(0),
+        .in_features = weight.in_features()};
+    openmp::for_blocks(space(), "Portolan::Matmul::pack", panel_count(rows.dim(0)),
+                       openmp::block_items(panel_bytes), [&](std::int64_t begin, std::int64_t end) {
+                         simd::pack_panels(arguments, begin, end);
+                       });
+  }
+
+  void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) override {
+    const bool narrow_weight = size_of(weight.dtype()) < size_of(x.dtype());
+    const bool strided_weight =
+        weight.layout() == WeightLayout::plain && !weight.storage().is_contiguous();
+    if (narrow_weight || strided_weight || !onednn_.has_fast_panels(weight.dtype())) {
+      openmp::panel_matmul(space(), allocator(), x, weight, out, accumulate);
+      return;
+    }
+    const std::int64_t rows = x.dim(0);
+    const std::int64_t step = x.dtype() == weight.dtype() ? rows : kConvertedRows;
+    for (std::int64_t row = 0; row < rows; row += step) {
+      const std::int64_t end = std::min(row + step, rows);
+      multiply(x.slice(0, row, end), weight, out.slice(0, row, end), accumulate);
+    }
+  }
+
+ private:
+  [[nodiscard]] bool exceeds_cache(const Tensor& out) const {
+    return out.bytes() > last_level_cache_;
+  }
+
+  void norm(const char* label, const Tensor& x, const Tensor* residual, const Tensor& weight,
+            float epsilon, const Tensor& out) {
+    simd::RmsNormRows arguments;
+    arguments.dtype = x.dtype();
+    arguments.weight_dtype = weight.dtype();
+    arguments.x = x.raw();
+    arguments.weight = weight.raw();
+    arguments.out = out.raw();
+    arguments.x_stride = x.strides()[0];
+    arguments.out_stride = out.strides()[0];
+    arguments.features = x.dim(1);
+    arguments.epsilon = epsilon;
+    if (residual != nullptr) {
+      arguments.residual = residual->raw();
+      arguments.residual_stride = residual->strides()[0];
+    }
+    arguments.stream = out.raw() != x.raw() && exceeds_cache(out);
+    openmp::for_blocks(
+        space(), label, x.dim(0), openmp::block_items(row_bytes(x)),
+        [&](std::int64_t begin, std::int64_t end) { simd::rms_norm(arguments, begin, end); });
+  }
+
+  [[nodiscard]] Tensor scratch(const Shape& shape, DType dtype) {
+    const auto bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
+    return Tensor(allocator().allocate(bytes), 0, shape, dtype, device());
+  }
+
+  /// oneDNN's fast implementations take dense operands only; what is strided goes through scratch.
+  void multiply(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) {
+    Tensor source = x;
+    if (x.dtype() != weight.dtype() || !x.is_contiguous()) {
+      source = scratch(x.shape(), weight.dtype());
+      copy(x, source);
+    }
+    Tensor target = out;
+    const bool direct =
+        out.is_contiguous() && (out.dtype() == weight.dtype() || out.dtype() == DType::f32);
+    if (!direct) target = scratch(out.shape(), DType::f32);
+
+    OneDnnProblem problem;
+    problem.rows = x.dim(0);
+    problem.out_features = weight.out_features();
+    problem.in_features = weight.in_features();
+    problem.x_dtype = problem.weight_dtype = weight.dtype();
+    problem.out_dtype = target.dtype();
+    problem.layout = weight.layout();
+    problem.accumulate = accumulate && direct;
+    onednn_.multiply(problem, source.raw(), weight.storage().raw(), target.raw());
+    if (!direct) store(target, out, accumulate);
+  }
+
+  void store(const Tensor& product, const Tensor& out, bool accumulate) {
+    dispatch_floating(out.dtype(), [&](auto type) {
+      using T = typename decltype(type)::type;
+      portable::for_rows(
+          space(), "Portolan::Matmul::store", out.dim(0), out.dim(1),
+          portable::StoreProduct<T>{product.data<float>(), out.data<T>(), product.strides()[0],
+                                    out.strides()[0], accumulate});
+    });
+  }
+
+  OneDnnMatmul onednn_;
+  std::size_t last_level_cache_ = last_level_cache_bytes();
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_openmp_backend() { return std::make_unique<OpenMPBackend>(); }
+
+}  // namespace portolan

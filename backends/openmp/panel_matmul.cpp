@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backends/openmp/panel_matmul.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+
+#include "backends/openmp/blocks.hpp"
+#include "backends/openmp/simd/kernels.hpp"
+#include "core/error.hpp"
+
+namespace portolan::openmp {
+
+void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, const Tensor& x,
+                  const Weight& weight, const Tensor& out, bool accumulate) {
+  const bool packed = weight.layout() == WeightLayout::panels;
+  if (packed && weight.dtype() == DType::f16) {
+    throw UnsupportedError("the device 'cpu' packs f16 weights as f32 panels, found f16 panels");
+  }
+  const DType panel_dtype = packed ? weight.dtype() : DType::f32;
+  const auto bytes_of = [](std::int64_t elements, DType dtype) {
+    return elements * static_cast<std::int64_t>(size_of(dtype));
+  };
+  const std::int64_t panel_bytes =
+      bytes_of(kPanelWidth * padded_in_features(weight.in_features(), panel_dtype), panel_dtype);
+  BlockReference scratch;
+  if (!packed) {
+    scratch = allocator.allocate(static_cast<std::size_t>(panel_bytes * space.concurrency()));
+  }
+
+  for_blocks(space, "Portolan::Matmul::panels", panel_count(weight.out_features()), 1,
+             [&](std::int64_t panel, std::int64_t /*end*/) {
+               const std::int64_t column = panel * kPanelWidth;
+               simd::PanelProduct product;
+               product.x_dtype = x.dtype();
+               product.panel_dtype = panel_dtype;
+               product.out_dtype = out.dtype();
+               product.x = x.raw();
+               product.out = out.raw() + bytes_of(column, out.dtype());
+               product.x_stride = x.strides()[0];
+               product.out_stride = out.strides()[0];
+               product.rows = x.dim(0);
+               product.in_features = weight.in_features();
+               product.columns = std::min(kPanelWidth, weight.out_features() - column);
+               product.accumulate = accumulate;
+               if (packed) {
+                 product.panel = weight.storage().raw() + panel * panel_bytes;
+               } else {
+                 std::byte* const own = scratch.get()->data() + omp_get_thread_num() * panel_bytes;
+                 simd::pack_panels(
+                     {.source_dtype = weight.dtype(),
+                      .weight_dtype = panel_dtype,
+                      .rows = weight.storage().raw() +
+                              bytes_of(column * weight.storage().strides()[0], weight.dtype()),
+                      .panels = own,
+                      .row_stride = weight.storage().strides()[0],
+                      .row_count = product.columns,
+                      .in_features = weight.in_features()},
+                     0, 1);
+                 product.panel = own;
+               }
+               simd::multiply_panel(product);
+             });
+}
+
+}  // namespace portolan::openmp

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "backends/compat/kokkos.hpp"
+#include "core/shape.hpp"
+
+namespace portolan::portable {
+
+/// Columns that a host thread takes at a time; elsewhere each thread takes one.
+template <class Space>
+inline constexpr std::int64_t kColumnBlock = compat::runs_on_host<Space> ? 16384 : 1;
+
+/// Runs `body(row, begin, end)` so that each column of each row is covered once: stretches of rows
+/// on host threads, where the inner loop vectorises, one element per thread elsewhere.
+template <class Space, class Body>
+struct RowsKernel {
+  Body body;
+  std::int64_t columns = 0;
+  std::int64_t blocks = 0;  // per row
+
+  KOKKOS_INLINE_FUNCTION void operator()(std::int64_t index) const {
+    const std::int64_t row = index / blocks;
+    const std::int64_t begin = (index - row * blocks) * kColumnBlock<Space>;
+    const std::int64_t end = begin + kColumnBlock<Space>;
+    body(row, begin, end < columns ? end : columns);
+  }
+};
+
+template <class Space, class Body>
+void for_rows(const Space& space, const char* label, std::int64_t rows, std::int64_t columns,
+              const Body& body) {
+  if (rows == 0 || columns == 0) return;
+  const std::int64_t blocks = (columns + kColumnBlock<Space> - 1) / kColumnBlock<Space>;
+  Kokkos::parallel_for(label, compat::Range<Space>(space, 0, rows * blocks),
+                       RowsKernel<Space, Body>{body, columns, blocks});
+}
+
+/// Threads of a team that shares one row. One on the host, where rows are the parallelism.
+template <class Space>
+inline constexpr int kRowTeamSize = compat::runs_on_host<Space> ? 1 : 256;
+
+template <class Space>
+using RowTeams = Kokkos::TeamPolicy<Space, Kokkos::IndexType<std::int64_t>>;
+
+/// One team per row; `body(team)` finds its row as team.league_rank().
+template <class Space, class Body>
+void for_row_teams(const Space& space, const char* label, std::int64_t rows, const Body& body) {
+  if (rows == 0) return;
+  Kokkos::parallel_for(label, RowTeams<Space>(space, static_cast<int>(rows), kRowTeamSize<Space>),
+                       body);
+}
+
+/// Number of partial sums that a row's sum is made of, whatever the number of threads.
+inline constexpr int kRowPartials = 256;
+
+/// Sum of term(column) over a row, in f32: always the same kRowPartials partial sums, added in a
+/// fixed order, so that neither thread count nor row count changes its bits. Many short sums also
+/// keep the rounding error near that of a pairwise sum.
+template <class Space, class Team, class Term>
+KOKKOS_INLINE_FUNCTION float row_sum(const Team& team, std::int64_t columns, const Term& term) {
+  float total = 0.0F;
+  const std::int64_t block = (columns + kRowPartials - 1) / kRowPartials;
+  Kokkos::parallel_reduce(
+      Kokkos::TeamVectorRange(team, kRowPartials),
+      [&](const int partial, float& sum) {
+        float own = 0.0F;
+        if constexpr (compat::runs_on_host<Space>) {
+          const std::int64_t begin = partial * block;
+          const std::int64_t end = begin + block < columns ? begin + block : columns;
+          for (std::int64_t column = begin; column < end; ++column) own += term(column);
+        } else {
+          // Neighbouring threads read neighbouring elements.
+          for (std::int64_t column = partial; column < columns; column += kRowPartials) {
+            own += term(column);
+          }
+        }
+        sum += own;
+      },
+      total);
+  return total;
+}
+
+/// A strided tensor seen as rows: the last dimension (after merging neighbours that are dense with
+/// respect to each other in every operand) and the offset of each row.
+template <int kOperands>
+struct StridedRows {
+  int outer_rank = 0;
+  std::int64_t extents[Shape::kMaximumRank] = {};
+  std::int64_t strides[kOperands][Shape::kMaximumRank] = {};
+  std::int64_t rows = 1;
+  std::int64_t columns = 1;
+  std::int64_t column_stride[kOperands] = {};
+
+  /// Offset in elements of a row of an operand.
+  KOKKOS_INLINE_FUNCTION std::int64_t offset(int operand, std::int64_t row) const {
+    std::int64_t result = 0;
+    for (int dimension = outer_rank - 1; dimension >= 0; --dimension) {
+      const std::int64_t next = row / extents[dimension];
+      result += (row - next * extents[dimension]) * strides[operand][dimension];
+      row = next;
+    }
+    return result;
+  }
+};
+
+/// `strides[o]` are the strides of operand o, all of shape `shape`.
+template <int kOperands>
+StridedRows<kOperands> strided_rows(const Shape& shape, const Shape* const (&strides)[kOperands]) {
+  StridedRows<kOperands> result;
+  int rank = 0;  // dimensions so far, the last of which is `columns`
+  std::int64_t extents[Shape::kMaximumRank] = {};
+  std::int64_t merged[kOperands][Shape::kMaximumRank] = {};
+  for (int dimension = 0; dimension < shape.rank(); ++dimension) {
+    const std::int64_t extent = shape[dimension];
+    if (extent == 1) continue;
+    bool joins = rank > 0;
+    for (int operand = 0; operand < kOperands && joins; ++operand) {
+      joins = merged[operand][rank - 1] == (*strides[operand])[dimension] * extent;
+    }
+    if (!joins) extents[rank++] = 1;
+    extents[rank - 1] *= extent;
+    for (int operand = 0; operand < kOperands; ++operand) {
+      merged[operand][rank - 1] = (*strides[operand])[dimension];
+    }
+  }
+  for (int operand = 0; operand < kOperands; ++operand) result.column_stride[operand] = 1;
+  if (rank == 0) return result;
+  result.outer_rank = rank - 1;
+  result.columns = extents[rank - 1];
+  for (int operand = 0; operand < kOperands; ++operand) {
+    result.column_stride[operand] = merged[operand][rank - 1];
+  }
+  for (int dimension = 0; dimension < rank - 1; ++dimension) {
+    result.extents[dimension] = extents[dimension];
+    result.rows *= extents[dimension];
+    for (int operand = 0; operand < kOperands; ++operand) {
+      result.strides[operand][dimension] = merged[operand][dimension];
+    }
+  }
+  return result;
+}
+
+}  // namespace portolan::portable

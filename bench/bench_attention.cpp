@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Times the attention kernels of the CPU beside oneDNN's matrix product, interleaved in one run:
+///
+///   bench_attention --lengths 256,512,1024,2048,4096 --heads 32 --head-dim 128 --dtypes f32,bf16
+///
+/// prints per dtype, length and method the median milliseconds with their extremes, useful GFLOP/s
+/// (scores that the mask hides do not count) and the share of the product's rate.
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "attention/attention.hpp"
+#include "backends/compat/onednn.hpp"
+#include "core/error.hpp"
+#include "core/tensor.hpp"
+#include "runtime/runtime.hpp"
+
+namespace portolan {
+namespace {
+
+struct Options {
+  std::vector<std::int64_t> lengths{256, 512, 1024, 2048, 4096};
+  std::vector<std::string> dtypes{"f32", "bf16"};
+  std::vector<std::string> methods{"flash"};
+  std::int64_t batch = 1;
+  std::int64_t heads = 32;
+  std::int64_t key_heads = 0;
+  std::int64_t head_dim = 128;
+  std::int64_t window = 0;
+  bool full = false;
+  bool separate = false;
+  int repeat = 9;
+  int threads = 0;
+};
+
+double seconds(auto&& function) {
+  const auto begin = std::chrono::steady_clock::now();
+  function();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+struct Samples {
+  std::vector<double> values;
+
+  [[nodiscard]] double median() const {
+    std::vector<double> sorted = values;
+    std::ranges::sort(sorted);
+    return sorted[sorted.size() / 2];
+  }
+  [[nodiscard]] double least() const { return std::ranges::min(values); }
+  [[nodiscard]] double most() const { return std::ranges::max(values); }
+};
+
+void randomise(const Tensor& tensor) {
+  std::mt19937 generator(7);
+  for (std::int64_t i = 0; i < tensor.elements(); ++i) {
+    const float value = static_cast<float>(generator() >> 8) * 0x1p-23F - 1.0F;
+    if (tensor.dtype() == DType::f32) {
+      tensor.data<float>()[i] = value;
+    } else if (tensor.dtype() == DType::bf16) {
+      tensor.data<BFloat16>()[i] = from_float<BFloat16>(value);
+    } else {
+      tensor.data<Float16>()[i] = from_float<Float16>(value);
+    }
+  }
+}
+
+/// oneDNN's product of [1024, 4096] with a weight [4096, 4096] in its own layout.
+class Product {
+ public:
+  static constexpr dnnl::memory::dim kRows = 1024;
+  static constexpr dnnl::memory::dim kColumns = 4096;
+
+  explicit Product(DType dtype) : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
+    using dnnl::memory;
+    const auto type = dtype == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+    const memory::desc rows({kRows, kColumns}, type, memory::format_tag::ab);
+    const memory::desc weight({kColumns, kColumns}, type, memory::format_tag::any);
+    const auto description =
+        compat::make_matmul_description(engine_, rows, weight, rows, dnnl::primitive_attr());
+    matmul_ = dnnl::matmul(description);
+    source_ = memory(rows, engine_);
+    weight_ = memory(description.weights_desc(), engine_);
+    out_ = memory(rows, engine_);
+    for (const memory* operand : {&source_, &weight_}) {
+      const auto bytes = static_cast<std::int64_t>(operand->get_desc().get_size());
+      randomise(Tensor::borrow(operand->get_data_handle(),
+                               {bytes / static_cast<std::int64_t>(size_of(dtype))}, dtype,
+                               {DeviceKind::cpu, 0}));
+    }
+  }
+
+  void operator()() {
+    matmul_.execute(stream_,
+                    {{DNNL_ARG_SRC, source_}, {DNNL_ARG_WEIGHTS, weight_}, {DNNL_ARG_DST, out_}});
+    stream_.wait();
+  }
+
+  [[nodiscard]] static double flops() { return 2.0 * kRows * kColumns * kColumns; }
+
+ private:
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  dnnl::matmul matmul_;
+  dnnl::memory source_;
+  dnnl::memory weight_;
+  dnnl::memory out_;
+};
+
+AttentionMethod method_from_name(const std::string& name) {
+  for (const AttentionMethod method : {AttentionMethod::standard, AttentionMethod::flash}) {
+    if (name_of(method) == name) return method;
+  }
+  throw UsageError(fmt::format("unknown attention method '{}'", name));
+}
+
+void measure(const Options& options, DType dtype, std::int64_t length, Product& product) {
+  const std::int64_t key_heads = options.key_heads > 0 ? options.key_heads : options.heads;
+  const Device device{DeviceKind::cpu, 0};
+  const std::int64_t width = (options.heads + 2 * key_heads) * options.head_dim;
+  AttentionProblem problem;
+  if (options.separate) {
+    problem.q =
+        Tensor::empty({options.batch, length, options.heads, options.head_dim}, dtype, device);
+    problem.k = Tensor::empty({options.batch, length, key_heads, options.head_dim}, dtype, device);
+    problem.v = Tensor::empty({options.batch, length, key_heads, options.head_dim}, dtype, device);
+    randomise(problem.q);
+    randomise(problem.k);
+    randomise(problem.v);
+  } else {
+    const Tensor fused = Tensor::empty({options.batch, length, width}, dtype, device);
+    randomise(fused);
+    const std::int64_t q_width = options.heads * options.head_dim;
+    const std::int64_t k_width = key_heads * options.head_dim;
+    problem.q = fused.slice(2, 0, q_width).split_last(options.heads);
+    problem.k = fused.slice(2, q_width, q_width + k_width).split_last(key_heads);
+    problem.v = fused.slice(2, q_width + k_width, width).split_last(key_heads);
+  }
+  problem.mask.causal = !options.full;
+  problem.mask.window = options.window;
+  problem.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(options.head_dim)));
+  const Tensor out =
+      Tensor::empty({options.batch, length, options.heads, options.head_dim}, dtype, device);
+
+  Samples product_samples;
+  std::vector<Samples> samples(options.methods.size());
+  for (int round = -1; round < options.repeat; ++round) {  // the first one warms up
+    const double product_seconds = seconds(product);
+    if (round >= 0) product_samples.values.push_back(product_seconds);
+    for (std::size_t m = 0; m < options.methods.size(); ++m) {
+      const AttentionMethod method = method_from_name(options.methods[m]);
+      const double taken = seconds([&] { attention_forward(problem, out, method); });
+      if (round >= 0) samples[m].values.push_back(taken);
+    }
+  }
+  const double flops = 4.0 * static_cast<double>(options.head_dim) *
+                       static_cast<double>(options.batch * options.heads) *
+                       static_cast<double>(visible_scores(problem.mask, length, length));
+  const double product_rate = Product::flops() / product_samples.median() * 1e-9;
+  for (std::size_t m = 0; m < options.methods.size(); ++m) {
+    const double rate = flops / samples[m].median() * 1e-9;
+    fmt::print("{:<5} {:>6}  {:<9} {:>9.3f} [{:>9.3f}, {:>9.3f}] {:>8.1f} {:>8.1f} {:>6.1f} %\n",
+               name_of(dtype), length, options.methods[m], samples[m].median() * 1e3,
+               samples[m].least() * 1e3, samples[m].most() * 1e3, rate, product_rate,
+               100.0 * rate / product_rate);
+  }
+}
+
+int run(int argument_count, char** arguments) {
+  Options options;
+  CLI::App app("Times attention kernels beside oneDNN's matrix product");
+  app.add_option("--lengths", options.lengths, "tokens")->delimiter(',');
+  app.add_option("--dtypes", options.dtypes, "f32, bf16, f16")->delimiter(',');
+  app.add_option("--methods", options.methods, "flash, standard")->delimiter(',');
+  app.add_option("--batch", options.batch);
+  app.add_option("--heads", options.heads, "query heads");
+  app.add_option("--kv-heads", options.key_heads, "key/value heads (default: as many)");
+  app.add_option("--head-dim", options.head_dim);
+  app.add_option("--window", options.window, "sliding window");
+  app.add_flag("--full", options.full, "no causal mask");
+  app.add_flag("--separate", options.separate, "q, k and v dense instead of one fused buffer");
+  app.add_option("--repeat", options.repeat, "samples");
+  app.add_option("--threads", options.threads);
+  CLI11_PARSE(app, argument_count, arguments);
+
+  const Runtime runtime({.device = DeviceKind::cpu, .threads = options.threads});
+  fmt::print("batch {}, {} query heads, {} key heads, head_dim {}, {} threads, {} samples\n",
+             options.batch, options.heads,
+             options.key_heads > 0 ? options.key_heads : options.heads, options.head_dim,
+             runtime.threads(), options.repeat);
+  fmt::print("dtype tokens  method    ms median [min, max]            GFLOP/s  product  share\n");
+  for (const std::string& name : options.dtypes) {
+    const DType dtype = dtype_from_name(name);
+    Product product(dtype);
+    for (const std::int64_t length : options.lengths) measure(options, dtype, length, product);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace portolan
+
+int main(int argument_count, char** arguments) {
+  try {
+    return portolan::run(argument_count, arguments);
+  } catch (const portolan::Error& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return error.exit_code();
+  }
+}

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# Finds Kokkos and Kokkos Kernels of any version from 3.4.1 on, whoever built them, and makes sure
+# that the targets Kokkos::kokkos and Kokkos::kokkoskernels exist and are usable.
+#
+# Reads Portolan_ENABLE_OPENMP and Portolan_ENABLE_CUDA. Sets Portolan_KOKKOS_FOUND, or else
+# Portolan_KOKKOS_REASON to one sentence that says what is wrong with what was found.
+
+set(Portolan_KOKKOS_FOUND FALSE)
+set(Portolan_KOKKOS_REASON "")
+
+# Without a version: Kokkos' version file refuses every newer major version.
+find_package(Kokkos QUIET)
+find_package(KokkosKernels QUIET)
+
+# Kokkos 3 built as a part of Trilinos (as Debian 12 packages it) gives Kokkos::kokkos an include
+# path that ignores multiarch library folders, and Kokkos Kernels no namespaced target at all.
+foreach(package IN ITEMS Kokkos KokkosKernels)
+  string(TOLOWER Kokkos::${package} target)
+  string(REPLACE "kokkos::" "Kokkos::" target ${target})
+  if(${package}_FOUND AND ${package}_LIBRARIES AND ${package}_INCLUDE_DIRS)
+    if(NOT TARGET ${target})
+      add_library(${target} INTERFACE IMPORTED)
+    endif()
+    set_target_properties(
+      ${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${${package}_INCLUDE_DIRS}"
+                           INTERFACE_LINK_LIBRARIES "${${package}_LIBRARIES}")
+  elseif(${package}_FOUND AND NOT TARGET ${target} AND TARGET ${package}::all_libs)
+    add_library(${target} INTERFACE IMPORTED)
+    target_link_libraries(${target} INTERFACE ${package}::all_libs)
+  endif()
+endforeach()
+
+if(NOT Kokkos_FOUND)
+  set(Portolan_KOKKOS_REASON "Kokkos was not found")
+elseif(Kokkos_VERSION VERSION_LESS 3.4.1)
+  set(Portolan_KOKKOS_REASON "Kokkos ${Kokkos_VERSION} in ${Kokkos_DIR} is older than 3.4.1")
+elseif(NOT TARGET Kokkos::kokkos)
+  set(Portolan_KOKKOS_REASON "Kokkos in ${Kokkos_DIR} defines no target Kokkos::kokkos")
+elseif(NOT "SERIAL" IN_LIST Kokkos_DEVICES)
+  set(Portolan_KOKKOS_REASON "Kokkos in ${Kokkos_DIR} was built without Serial")
+elseif(Portolan_ENABLE_OPENMP AND NOT "OPENMP" IN_LIST Kokkos_DEVICES)
+  set(Portolan_KOKKOS_REASON
+      "Kokkos in ${Kokkos_DIR} was built without OpenMP (it has ${Kokkos_DEVICES})")
+elseif(Portolan_ENABLE_CUDA AND NOT "CUDA" IN_LIST Kokkos_DEVICES)
+  set(Portolan_KOKKOS_REASON
+      "Kokkos in ${Kokkos_DIR} was built without CUDA (it has ${Kokkos_DEVICES})")
+elseif(NOT TARGET Kokkos::kokkoskernels AND NOT Portolan_ENABLE_CUDA)
+  set(Portolan_KOKKOS_REASON "Kokkos Kernels was not found beside Kokkos ${Kokkos_VERSION}")
+else()
+  set(Portolan_KOKKOS_FOUND TRUE)
+endif()

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/allocator.hpp"
+
+#include <algorithm>
+
+#include "core/error.hpp"
+
+namespace portolan {
+namespace {
+
+constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+BlockReference::BlockReference(MemoryBlock* block) : block_(block) {
+  if (block_ != nullptr) block_->references_.fetch_add(1, std::memory_order_relaxed);
+}
+
+BlockReference::~BlockReference() {
+  if (block_ == nullptr) return;
+  if (block_->references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (block_->owner_ != nullptr) {
+    block_->owner_->recycle(block_);
+  } else {
+    const std::unique_ptr<MemoryBlock> record(block_);
+    if (record->on_release_) record->on_release_();
+  }
+}
+
+BlockReference BlockReference::borrow(void* data, std::size_t bytes,
+                                      std::function<void()> on_release) {
+  auto record = std::make_unique<MemoryBlock>();
+  record->data_ = static_cast<std::byte*>(data);
+  record->bytes_ = bytes;
+  record->on_release_ = std::move(on_release);
+  return BlockReference(record.release());
+}
+
+CachingAllocator::CachingAllocator(MemorySource source) : source_(std::move(source)) {}
+
+CachingAllocator::~CachingAllocator() {
+  for (const Segment& segment : segments_) source_.release(segment.address, segment.bytes);
+}
+
+MemoryBlock* CachingAllocator::new_block() {
+  if (spare_.empty()) {
+    blocks_.push_back(std::make_unique<MemoryBlock>());
+    blocks_.back()->owner_ = this;
+    // Later pushes happen in recycle(), which must not throw.
+    spare_.reserve(blocks_.size());
+    free_.reserve(blocks_.size());
+    return blocks_.back().get();
+  }
+  MemoryBlock* block = spare_.back();
+  spare_.pop_back();
+  return block;
+}
+
+MemoryBlock* CachingAllocator::add_segment(std::size_t bytes) {
+  const std::size_t segment_bytes = round_up(bytes, kSegmentGranularity);
+  void* address = nullptr;
+  try {
+    address = source_.allocate(segment_bytes);
+  } catch (const OutOfMemoryError&) {
+    release_cached_locked();
+    address = source_.allocate(segment_bytes);
+  }
+  MemoryBlock* block = new_block();
+  block->data_ = static_cast<std::byte*>(address);
+  block->bytes_ = segment_bytes;
+  block->previous_ = nullptr;
+  block->next_ = nullptr;
+  block->free_ = true;
+  segments_.push_back({address, segment_bytes, block});
+  free_.push_back(block);
+  counters_.reserved += static_cast<std::int64_t>(segment_bytes);
+  counters_.reserved_peak = std::max(counters_.reserved_peak, counters_.reserved);
+  return block;
+}
+
+void CachingAllocator::split(MemoryBlock* block, std::size_t bytes) {
+  if (block->bytes_ == bytes) return;
+  MemoryBlock* rest = new_block();
+  rest->data_ = block->data_ + bytes;
+  rest->bytes_ = block->bytes_ - bytes;
+  rest->previous_ = block;
+  rest->next_ = block->next_;
+  if (rest->next_ != nullptr) rest->next_->previous_ = rest;
+  rest->free_ = true;
+  block->next_ = rest;
+  block->bytes_ = bytes;
+  free_.push_back(rest);
+}
+
+BlockReference CachingAllocator::allocate(std::size_t bytes) {
+  const std::size_t wanted = round_up(std::max<std::size_t>(bytes, 1), kAlignment);
+  const std::lock_guard lock(mutex_);
+  MemoryBlock* best = nullptr;
+  for (MemoryBlock* candidate : free_) {
+    if (candidate->bytes_ < wanted) continue;
+    if (best == nullptr || candidate->bytes_ < best->bytes_ ||
+        (candidate->bytes_ == best->bytes_ && candidate->data_ < best->data_)) {
+      best = candidate;
+    }
+  }
+  if (best == nullptr) best = add_segment(wanted);
+  split(best, wanted);
+  std::erase(free_, best);
+  best->free_ = false;
+  counters_.allocated += static_cast<std::int64_t>(wanted);
+  counters_.allocated_peak = std::max(counters_.allocated_peak, counters_.allocated);
+  return BlockReference(best);
+}
+
+void CachingAllocator::absorb_next(MemoryBlock* block) noexcept {
+  MemoryBlock* next = block->next_;
+  block->bytes_ += next->bytes_;
+  block->next_ = next->next_;
+  if (block->next_ != nullptr) block->next_->previous_ = block;
+  spare_.push_back(next);
+}
+
+void CachingAllocator::recycle(MemoryBlock* block) noexcept {
+  const std::lock_guard lock(mutex_);
+  counters_.allocated -= static_cast<std::int64_t>(block->bytes_);
+  block->free_ = true;
+  if (block->next_ != nullptr && block->next_->free_) {
+    std::erase(free_, block->next_);
+    absorb_next(block);
+  }
+  if (block->previous_ != nullptr && block->previous_->free_) {
+    absorb_next(block->previous_);
+    return;
+  }
+  free_.push_back(block);
+}
+
+void CachingAllocator::release_cached_locked() {
+  std::erase_if(segments_, [this](const Segment& segment) {
+    MemoryBlock* block = segment.first;
+    if (!block->free_ || block->next_ != nullptr) return false;
+    std::erase(free_, block);
+    spare_.push_back(block);
+    source_.release(segment.address, segment.bytes);
+    counters_.reserved -= static_cast<std::int64_t>(segment.bytes);
+    return true;
+  });
+}
+
+void CachingAllocator::release_cached() {
+  const std::lock_guard lock(mutex_);
+  release_cached_locked();
+}
+
+MemoryCounters CachingAllocator::counters() const {
+  const std::lock_guard lock(mutex_);
+  return counters_;
+}
+
+void CachingAllocator::reset_peaks() {
+  const std::lock_guard lock(mutex_);
+  counters_.allocated_peak = counters_.allocated;
+  counters_.reserved_peak = counters_.reserved;
+}
+
+}  // namespace portolan

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace portolan {
+
+/// What an allocator has handed out and holds, in bytes. `allocated` counts what callers asked for,
+/// rounded up to the alignment; `reserved` what was taken from the device, cached blocks included.
+struct MemoryCounters {
+  std::int64_t allocated = 0;
+  std::int64_t allocated_peak = 0;
+  std::int64_t reserved = 0;
+  std::int64_t reserved_peak = 0;
+};
+
+/// Where an allocator gets its segments from: a device's raw allocation.
+struct MemorySource {
+  std::function<void*(std::size_t bytes)> allocate;  ///< throws OutOfMemoryError
+  std::function<void(void* address, std::size_t bytes)> release;
+};
+
+class CachingAllocator;
+
+/// A reference-counted piece of an allocator's segment, or of memory that somebody else owns.
+class MemoryBlock {
+ public:
+  [[nodiscard]] std::byte* data() const noexcept { return data_; }
+  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  friend class CachingAllocator;
+  friend class BlockReference;
+
+  std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;            // extent of the block, a multiple of the alignment
+  MemoryBlock* previous_ = nullptr;  // neighbours by address within the segment
+  MemoryBlock* next_ = nullptr;
+  bool free_ = false;
+  std::function<void()> on_release_;   // for borrowed memory with an owner
+  CachingAllocator* owner_ = nullptr;  // null for borrowed memory
+  std::atomic<int> references_{0};
+};
+
+/// Shared ownership of a MemoryBlock; the last one returns it to its allocator.
+class BlockReference {
+ public:
+  BlockReference() = default;
+  explicit BlockReference(MemoryBlock* block);
+  BlockReference(const BlockReference& other) : BlockReference(other.block_) {}
+  BlockReference(BlockReference&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
+  BlockReference& operator=(BlockReference other) noexcept {
+    std::swap(block_, other.block_);
+    return *this;
+  }
+  ~BlockReference();
+
+  /// Memory that stays valid by other means (`on_release` may be empty, or drops the owner).
+  static BlockReference borrow(void* data, std::size_t bytes,
+                               std::function<void()> on_release = {});
+
+  [[nodiscard]] MemoryBlock* get() const noexcept { return block_; }
+  explicit operator bool() const noexcept { return block_ != nullptr; }
+
+ private:
+  MemoryBlock* block_ = nullptr;
+};
+
+/// Best-fit allocator with splitting and coalescing over large segments, which it keeps until
+/// release_cached(). Repeating a sequence of requests touches the device no more, so the steady
+/// state of inference allocates nothing. Requests of the same sequence get the same addresses.
+/// Thread-safe; not meant for many small objects.
+class CachingAllocator {
+ public:
+  /// Alignment of every block: a cache line pair, wide enough for any vector load.
+  static constexpr std::size_t kAlignment = 128;
+  /// Segments are whole multiples of this: the size of a huge page on x86 and ARM servers.
+  static constexpr std::size_t kSegmentGranularity = std::size_t{2} << 20;
+
+  explicit CachingAllocator(MemorySource source);
+  ~CachingAllocator();
+  CachingAllocator(const CachingAllocator&) = delete;
+  CachingAllocator& operator=(const CachingAllocator&) = delete;
+
+  /// A block of at least `bytes`, uninitialised. Throws OutOfMemoryError.
+  [[nodiscard]] BlockReference allocate(std::size_t bytes);
+
+  /// Gives wholly free segments back to the device.
+  void release_cached();
+
+  [[nodiscard]] MemoryCounters counters() const;
+  /// Sets the peaks to the present values.
+  void reset_peaks();
+
+ private:
+  friend class BlockReference;
+
+  struct Segment {
+    void* address = nullptr;
+    std::size_t bytes = 0;
+    MemoryBlock* first = nullptr;
+  };
+
+  void recycle(MemoryBlock* block) noexcept;
+  MemoryBlock* new_block();
+  void split(MemoryBlock* block, std::size_t bytes);
+  void absorb_next(MemoryBlock* block) noexcept;
+  void release_cached_locked();
+  MemoryBlock* add_segment(std::size_t bytes);
+
+  MemorySource source_;
+  mutable std::mutex mutex_;
+  std::vector<Segment> segments_;
+  std::vector<std::unique_ptr<MemoryBlock>> blocks_;  // all block records ever made
+  std::vector<MemoryBlock*> spare_;                   // records not in use
+  std::vector<MemoryBlock*> free_;                    // free blocks of all segments
+  MemoryCounters counters_;
+};
+
+}  // namespace portolan

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/allocator.hpp"
+#include "core/device.hpp"
+#include "core/random.hpp"
+#include "core/tensor.hpp"
+#include "core/weight.hpp"
+
+namespace portolan {
+
+/// Queues of a device on which work is ordered. Host backends run everything at once, in order.
+enum class Queue { compute, communication };
+
+/// A point in a queue. Default-constructed: already reached.
+class Event {
+ public:
+  Event() = default;
+  explicit Event(std::shared_ptr<void> handle) : handle_(std::move(handle)) {}
+  [[nodiscard]] void* handle() const noexcept { return handle_.get(); }
+
+ private:
+  std::shared_ptr<void> handle_;
+};
+
+/// Which part of a global matrix a tensor is, so that random numbers can be indexed globally.
+struct MatrixBlock {
+  std::int64_t row_begin = 0;
+  std::int64_t column_begin = 0;
+  std::int64_t columns = 0;  ///< of the global matrix
+};
+
+/// Every operation a device offers. Shapes, dtypes and devices are checked by the functions of
+/// core/ops.hpp, which models and parallel code call; implementations may rely on it.
+///
+/// Unless said otherwise tensors are on this device, of one dtype (f32, bf16 or f16), rows are
+/// contiguous in the last dimension, and arithmetic is in f32 with one rounding at the end.
+/// Operations enqueue on Queue::compute; results are visible to the host after synchronize().
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  [[nodiscard]] virtual Device device() const = 0;
+  /// One line for records: libraries, versions, instruction set, threads.
+  [[nodiscard]] virtual std::string description() const = 0;
+  /// Threads that an operation may use (1 for a GPU).
+  [[nodiscard]] virtual int concurrency() const = 0;
+  [[nodiscard]] virtual CachingAllocator& allocator() = 0;
+  /// Dtype in which a product of `dtype` operands is computed: f32 where the device has no faster
+  /// way.
+  [[nodiscard]] virtual DType compute_dtype(DType dtype) const = 0;
+
+  // Order and transfer
+  // -----------------------------------------------------------------------------
+  virtual void synchronize() = 0;
+  [[nodiscard]] virtual Event record(Queue queue) = 0;
+  virtual void wait(Queue queue, const Event& event) = 0;
+  /// Between this device and host memory, either direction, dense bytes, ordered on `queue`.
+  virtual void copy_bytes(void* destination, const void* source, std::size_t bytes,
+                          Queue queue) = 0;
+  /// Marks a region of the profile (Kokkos Tools; NVTX too on CUDA). Strictly nested.
+  virtual void push_region(const char* name) = 0;
+  virtual void pop_region() = 0;
+
+  // Element-wise
+  // -----------------------------------------------------------------------------------
+  /// Any shape, strided; any dtype the engine computes in.
+  virtual void fill(const Tensor& out, float value) = 0;
+  /// Same shape, any strides, dtypes may differ (rounds to nearest even). Also i32, i64, u8 to
+  /// their like.
+  virtual void copy(const Tensor& source, const Tensor& out) = 0;
+  /// out[r, c] = mean + scale * u, u uniform on [-1, 1) drawn at the element's global index
+  /// (block.row_begin + r) * block.columns + block.column_begin + c. out: [rows, cols].
+  virtual void random_uniform(const Tensor& out, RandomKey key, const MatrixBlock& block,
+                              float mean, float scale) = 0;
+  /// Each of outs = inputs[0] + inputs[1] + ..., summed in that order in f32 and rounded once. All
+  /// contiguous, of one shape; outs may be among the inputs. Several outs, because a reduction that
+  /// writes every rank's copy while the sum is in cache saves a pass over memory.
+  virtual void sum(std::span<const Tensor> inputs, std::span<const Tensor> outs) = 0;
+
+  // Transformer
+  // ------------------------------------------------------------------------------------
+  /// out[i, :] = table[ids[i] - first_row, :], or 0 where that row is not in the table.
+  /// ids [n] i32, table [rows, hidden], out [n, hidden].
+  virtual void embedding(const Tensor& ids, const Tensor& table, std::int64_t first_row,
+                         const Tensor& out) = 0;
+  /// out = x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019, arXiv:1910.07467).
+  /// x, out [n, hidden], rows may be strided; weight [hidden].
+  virtual void rms_norm(const Tensor& x, const Tensor& weight, float epsilon,
+                        const Tensor& out) = 0;
+  /// residual += x, rounded to its dtype, then out = rms_norm(residual). All [n, hidden].
+  virtual void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
+                            float epsilon, const Tensor& out) = 0;
+  /// Rotates pairs (i, i + head_dim/2) of x [tokens, heads, head_dim] in place by the angles whose
+  /// cosines and sines are rows `positions[t]` of cosines, sines [length, head_dim/2] f32 (Su et
+  /// al. 2021, arXiv:2104.09864, half-split convention). positions [tokens] i32; x strided by
+  /// tokens.
+  virtual void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                                const Tensor& sines) = 0;
+  /// out = silu(gate) * up; gate, up, out [n, features], rows may be strided (Shazeer 2020,
+  /// arXiv:2002.05202).
+  virtual void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) = 0;
+
+  /// Merges a block's partial attention into (out, log_sum_exp): see attention_merge of
+  /// attention/attention.hpp. block_out, out [B, S, H, D] f32, log-sum-exps [B, H, S] f32,
+  /// contiguous.
+  virtual void merge_attention(const Tensor& block_out, const Tensor& block_log_sum_exp,
+                               const Tensor& out, const Tensor& log_sum_exp) = 0;
+
+  // Matrix products
+  // --------------------------------------------------------------------------------
+  /// The layout in which this device wants inference weights of that shape and dtype.
+  [[nodiscard]] virtual WeightLayout packed_layout(std::int64_t out_features,
+                                                   std::int64_t in_features, DType dtype) const = 0;
+  /// Uninitialised packed weight; filled by pack_rows in any order.
+  [[nodiscard]] virtual Weight allocate_packed(std::int64_t out_features, std::int64_t in_features,
+                                               DType dtype) = 0;
+  /// Writes output features [first_row, first_row + rows.dim(0)) of a packed weight from plain rows
+  /// [n, in]. first_row is a multiple of kPanelWidth; n too, except at the last feature. The
+  /// padding of the panels it touches is zeroed.
+  virtual void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight) = 0;
+  /// out = x W^T, or out += x W^T. x [n, in], out [n, out], rows may be strided; dtype of out is
+  /// that of x, or f32.
+  virtual void matmul(const Tensor& x, const Weight& weight, const Tensor& out,
+                      bool accumulate) = 0;
+};
+
+/// The backend of a device. Throws UnsupportedError if this build or process has none.
+[[nodiscard]] Backend& backend_of(Device device);
+[[nodiscard]] bool has_backend(Device device);
+/// Called by the runtime at start and end; explicit because static initialisers vanish from static
+/// libraries.
+void register_backend(std::unique_ptr<Backend> backend);
+void unregister_backends();
+/// Registered backends, for listing.
+[[nodiscard]] std::span<const std::unique_ptr<Backend>> registered_backends();
+
+/// A region of the profile for the lifetime of the object: `Portolan::<Component>::<operation>`.
+class ProfilingRegion {
+ public:
+  ProfilingRegion(Device device, const char* name) : backend_(backend_of(device)) {
+    backend_.push_region(name);
+  }
+  ~ProfilingRegion() { backend_.pop_region(); }
+  ProfilingRegion(const ProfilingRegion&) = delete;
+  ProfilingRegion& operator=(const ProfilingRegion&) = delete;
+
+ private:
+  Backend& backend_;
+};
+
+}  // namespace portolan

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/ops.hpp"
+
+#include "core/error.hpp"
+
+namespace portolan::ops {
+namespace {
+
+Backend& backend(const Tensor& tensor) { return backend_of(tensor.device()); }
+
+void require_rank(const Tensor& tensor, int rank, const char* name) {
+  require(tensor.defined(), "{} is an empty tensor", name);
+  require(tensor.rank() == rank, "{} must have {} dimensions, found shape {}", name, rank,
+          tensor.shape().to_string());
+}
+
+void require_rows_dense(const Tensor& tensor, const char* name) {
+  require(tensor.dim(-1) <= 1 || tensor.strides()[tensor.rank() - 1] == 1,
+          "the last dimension of {} must be dense", name);
+}
+
+void require_floating(const Tensor& tensor, const char* name) {
+  require(is_floating(tensor.dtype()), "{} must be f32, bf16 or f16, found {}", name,
+          name_of(tensor.dtype()));
+}
+
+void require_same(const Tensor& first, const Tensor& second, const char* first_name,
+                  const char* second_name) {
+  require(first.shape() == second.shape(), "{} {} and {} {} must have one shape", first_name,
+          first.shape().to_string(), second_name, second.shape().to_string());
+  require(first.dtype() == second.dtype(), "{} ({}) and {} ({}) must have one dtype", first_name,
+          name_of(first.dtype()), second_name, name_of(second.dtype()));
+  require(first.device() == second.device(), "{} and {} must be on one device", first_name,
+          second_name);
+}
+
+void require_norm(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  require_rank(x, 2, "x");
+  require_rank(weight, 1, "weight");
+  require_floating(x, "x");
+  require_same(x, out, "x", "out");
+  require_rows_dense(x, "x");
+  require_rows_dense(out, "out");
+  require(weight.dim(0) == x.dim(1), "a norm over {} features needs as many weights, found {}",
+          x.dim(1), weight.dim(0));
+  require(weight.dtype() == x.dtype() || weight.dtype() == DType::f32,
+          "norm weights must be {} or f32, found {}", name_of(x.dtype()), name_of(weight.dtype()));
+}
+
+}  // namespace
+
+void fill(const Tensor& out, float value) {
+  require_floating(out, "out");
+  if (out.elements() == 0) return;
+  backend(out).fill(out, value);
+}
+
+void copy(const Tensor& source, const Tensor& out) {
+  require(source.shape() == out.shape(), "cannot copy shape {} to {}", source.shape().to_string(),
+          out.shape().to_string());
+  require(source.device() == out.device(), "copy works within one device");
+  require(
+      source.dtype() == out.dtype() || (is_floating(source.dtype()) && is_floating(out.dtype())),
+      "cannot convert {} to {}", name_of(source.dtype()), name_of(out.dtype()));
+  if (source.elements() == 0) return;
+  backend(out).copy(source, out);
+}
+
+void random_uniform(const Tensor& out, RandomKey key, const MatrixBlock& block, float mean,
+                    float scale) {
+  require_rank(out, 2, "out");
+  require_floating(out, "out");
+  require_rows_dense(out, "out");
+  require(block.column_begin + out.dim(1) <= block.columns,
+          "columns [{}, {}) lie outside a matrix of {} columns", block.column_begin,
+          block.column_begin + out.dim(1), block.columns);
+  if (out.elements() == 0) return;
+  backend(out).random_uniform(out, key, block, mean, scale);
+}
+
+void sum(std::span<const Tensor> inputs, std::span<const Tensor> outs) {
+  require(!inputs.empty() && !outs.empty(), "a sum needs at least one input and one output");
+  require_floating(outs[0], "out");
+  for (const std::span<const Tensor> tensors : {inputs, outs}) {
+    for (const Tensor& tensor : tensors) {
+      require_same(tensor, outs[0], "each tensor of a sum", "out");
+      require(tensor.is_contiguous(), "a sum needs contiguous tensors");
+    }
+  }
+  if (outs[0].elements() == 0) return;
+  backend(outs[0]).sum(inputs, outs);
+}
+
+void embedding(const Tensor& ids, const Tensor& table, std::int64_t first_row, const Tensor& out) {
+  require_rank(ids, 1, "ids");
+  require_rank(table, 2, "table");
+  require_rank(out, 2, "out");
+  require(ids.dtype() == DType::i32, "ids must be i32, found {}", name_of(ids.dtype()));
+  require(out.dim(0) == ids.dim(0) && out.dim(1) == table.dim(1),
+          "{} ids into a table {} give [{}, {}], found out {}", ids.dim(0),
+          table.shape().to_string(), ids.dim(0), table.dim(1), out.shape().to_string());
+  require(out.dtype() == table.dtype(), "out ({}) must have the table's dtype ({})",
+          name_of(out.dtype()), name_of(table.dtype()));
+  if (out.elements() == 0) return;
+  backend(out).embedding(ids, table, first_row, out);
+}
+
+void rms_norm(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& out) {
+  require_norm(x, weight, out);
+  if (x.elements() == 0) return;
+  backend(x).rms_norm(x, weight, epsilon, out);
+}
+
+void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float epsilon,
+                  const Tensor& out) {
+  require_norm(x, weight, out);
+  require_same(x, residual, "x", "residual");
+  require_rows_dense(residual, "residual");
+  if (x.elements() == 0) return;
+  backend(x).add_rms_norm(x, residual, weight, epsilon, out);
+}
+
+void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                      const Tensor& sines) {
+  require_rank(x, 3, "x");
+  require_rank(positions, 1, "positions");
+  require_rank(cosines, 2, "cosines");
+  require_floating(x, "x");
+  require_rows_dense(x, "x");
+  require(x.dim(2) % 2 == 0, "rotary embedding needs an even head_dim, found {}", x.dim(2));
+  require(positions.dim(0) == x.dim(0) && positions.dtype() == DType::i32,
+          "{} tokens need as many i32 positions, found {} {}", x.dim(0), positions.dim(0),
+          name_of(positions.dtype()));
+  require(cosines.dim(1) * 2 == x.dim(2) && cosines.dtype() == DType::f32,
+          "head_dim {} needs f32 tables of {} columns, found {} {}", x.dim(2), x.dim(2) / 2,
+          name_of(cosines.dtype()), cosines.dim(1));
+  require_same(cosines, sines, "cosines", "sines");
+  if (x.elements() == 0) return;
+  backend(x).rotary_embedding(x, positions, cosines, sines);
+}
+
+void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) {
+  require_rank(gate, 2, "gate");
+  require_floating(gate, "gate");
+  require_same(gate, up, "gate", "up");
+  require_same(gate, out, "gate", "out");
+  require_rows_dense(gate, "gate");
+  require_rows_dense(up, "up");
+  require_rows_dense(out, "out");
+  if (gate.elements() == 0) return;
+  backend(gate).swiglu(gate, up, out);
+}
+
+void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight) {
+  require_rank(rows, 2, "rows");
+  require(weight.layout() == WeightLayout::panels, "only packed weights are filled row by row");
+  require(rows.dim(1) == weight.in_features(), "rows of {} features do not fit a weight of {}",
+          rows.dim(1), weight.in_features());
+  const std::int64_t end = first_row + rows.dim(0);
+  require(first_row % kPanelWidth == 0 && end <= weight.out_features() &&
+              (end % kPanelWidth == 0 || end == weight.out_features()),
+          "rows [{}, {}) are not whole panels of {} of a weight with {} outputs", first_row, end,
+          kPanelWidth, weight.out_features());
+  backend(rows).pack_rows(rows, first_row, weight);
+}
+
+void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) {
+  require_rank(x, 2, "x");
+  require_rank(out, 2, "out");
+  require_floating(x, "x");
+  require_rows_dense(x, "x");
+  require_rows_dense(out, "out");
+  require(x.dim(1) == weight.in_features() && out.dim(1) == weight.out_features() &&
+              out.dim(0) == x.dim(0),
+          "x {} times a weight [{}, {}] transposed does not give out {}", x.shape().to_string(),
+          weight.out_features(), weight.in_features(), out.shape().to_string());
+  require(out.dtype() == x.dtype() || out.dtype() == DType::f32,
+          "the product of {} tensors is {} or f32, found {}", name_of(x.dtype()),
+          name_of(x.dtype()), name_of(out.dtype()));
+  if (out.elements() == 0) return;
+  backend(x).matmul(x, weight, out, accumulate);
+}
+
+Tensor to_dtype(const Tensor& tensor, DType dtype) {
+  Tensor result = Tensor::empty(tensor.shape(), dtype, tensor.device());
+  copy(tensor, result);
+  return result;
+}
+
+Tensor to_host(const Tensor& tensor) {
+  Tensor dense = tensor;
+  if (!dense.is_contiguous()) dense = to_dtype(tensor, tensor.dtype());
+  Backend& source = backend(dense);
+  if (is_host(dense.device())) {
+    source.synchronize();
+    return dense;
+  }
+  const Device host{has_backend({DeviceKind::cpu, 0}) ? DeviceKind::cpu : DeviceKind::serial, 0};
+  Tensor result = Tensor::empty(dense.shape(), dense.dtype(), host);
+  source.copy_bytes(result.raw(), dense.raw(), dense.bytes(), Queue::compute);
+  source.synchronize();
+  return result;
+}
+
+Tensor to_device(const Tensor& tensor, Device device) {
+  if (tensor.device() == device) return tensor;
+  require(is_host(tensor.device()) && tensor.is_contiguous(),
+          "only dense host tensors move to a device");
+  Tensor result = Tensor::empty(tensor.shape(), tensor.dtype(), device);
+  Backend& target = backend_of(device);
+  target.copy_bytes(result.raw(), tensor.raw(), tensor.bytes(), Queue::compute);
+  target.synchronize();
+  return result;
+}
+
+}  // namespace portolan::ops

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "core/json_file.hpp"
+#include "models/config.hpp"
+
+namespace portolan {
+
+/// Reads rope_theta and the scaling of the rotary embedding into `result`, from rope_theta and
+/// rope_scaling or, as transformers 5 writes them, from rope_parameters. Throws InputError for
+/// kinds other than default, linear and llama3 and for fields that contradict each other.
+void read_rope(const JsonObject& config, LlamaConfig& result);
+
+}  // namespace portolan

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/inspect.hpp"
+
+#include <array>
+#include <span>
+#include <string_view>
+#include <system_error>
+
+#include "core/error.hpp"
+#include "core/json_file.hpp"
+#include "core/mapped_file.hpp"
+#include "core/printable.hpp"
+#include "core/safetensors.hpp"
+#include "models/checkpoint.hpp"
+
+namespace portolan {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+std::string path_text(const fs::path& path) { return printable(path.native(), 4096); }
+
+Json describe_rope(const LlamaConfig& config) {
+  struct Visitor {
+    Json operator()(const NoRopeScaling& /*scaling*/) const { return {{"kind", "default"}}; }
+    Json operator()(const LinearRopeScaling& scaling) const {
+      return {{"kind", "linear"}, {"factor", scaling.factor}};
+    }
+    Json operator()(const Llama3RopeScaling& scaling) const {
+      return {{"kind", "llama3"},
+              {"factor", scaling.factor},
+              {"low_freq_factor", scaling.low_freq_factor},
+              {"high_freq_factor", scaling.high_freq_factor},
+              {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
+    }
+  };
+  return std::visit(Visitor{}, config.rope_scaling);
+}
+
+void add_specific(Json& out, const LlamaConfig& config) {
+  out["kv_heads"] = config.kv_heads;
+  out["rms_norm_epsilon"] = config.rms_norm_epsilon;
+  out["rope_theta"] = config.rope_theta;
+  out["rope_scaling"] = describe_rope(config);
+  out["sliding_window"] = config.sliding_window ? Json(*config.sliding_window) : Json(nullptr);
+}
+
+void add_specific(Json& out, const GptBigCodeConfig& config) {
+  out["kv_heads"] = config.kv_heads;
+  out["layer_norm_epsilon"] = config.layer_norm_epsilon;
+  out["activation"] = config.activation == GeluKind::erf ? "gelu" : "gelu_tanh";
+}
+
+void add_specific(Json& out, const RobertaConfig& config) {
+  out["type_vocab_size"] = config.type_vocab_size;
+  out["pad_token_id"] = config.pad_token_id;
+  out["layer_norm_epsilon"] = config.layer_norm_epsilon;
+  out["activation"] = config.activation == GeluKind::erf ? "gelu" : "gelu_tanh";
+}
+
+Json describe_config(const ModelConfig& config) {
+  const CommonConfig& common = config.common();
+  Json out{{"hidden_size", common.hidden_size},
+           {"intermediate_size", common.intermediate_size},
+           {"layers", common.layers},
+           {"attention_heads", common.attention_heads},
+           {"head_dim", common.head_dim},
+           {"vocab_size", common.vocab_size},
+           {"max_position_embeddings", common.max_position_embeddings},
+           {"tie_word_embeddings", common.tie_word_embeddings},
+           {"dtype", common.dtype_name.empty() ? Json(nullptr) : Json(common.dtype_name)},
+           {"bos_token_id", common.bos_token_id ? Json(*common.bos_token_id) : Json(nullptr)},
+           {"eos_token_ids", common.eos_token_ids}};
+  std::visit([&](const auto& each) { add_specific(out, each); }, config.parameters);
+  return out;
+}
+
+void count_dtype(Json& dtypes, const SafetensorsEntry& entry) {
+  Json& counts = dtypes[entry.dtype_name];
+  if (counts.is_null()) counts = {{"tensors", 0}, {"elements", 0}, {"bytes", 0}};
+  counts["tensors"] = counts["tensors"].get<std::int64_t>() + 1;
+  counts["elements"] = counts["elements"].get<std::int64_t>() + entry.elements();
+  counts["bytes"] = counts["bytes"].get<std::uint64_t>() + entry.byte_size();
+}
+
+Json describe_files(const std::vector<std::unique_ptr<SafetensorsFile>>& files) {
+  Json out = Json::array();
+  for (const auto& file : files) {
+    std::uint64_t bytes = 0;
+    for (const SafetensorsEntry& entry : file->entries()) bytes += entry.byte_size();
+    out.push_back({{"name", fs::path(file->name()).filename().string()},
+                   {"tensors", file->entries().size()},
+                   {"bytes", bytes}});
+  }
+  return out;
+}
+
+InspectReport inspect_config(const fs::path& path) {
+  InspectReport report;
+  report.config = read_model_config(path);
+  report.json = {{"path", path_text(path)},
+                 {"kind", "config"},
+                 {"architecture", name_of(report.config->architecture)},
+                 {"config", describe_config(*report.config)},
+                 {"parameters", parameter_count(*report.config)}};
+  return report;
+}
+
+InspectReport inspect_folder(const fs::path& path) {
+  const Checkpoint checkpoint(path, Checkpoint::UnknownDTypes::list);
+  Json dtypes = Json::object();
+  std::int64_t parameters = 0;
+  std::uint64_t bytes = 0;
+  for (const ParameterShape& parameter : checkpoint.parameters()) {
+    const SafetensorsEntry& entry = checkpoint.entry(parameter.name);
+    parameters += entry.elements();
+    bytes += entry.byte_size();
+    count_dtype(dtypes, entry);
+  }
+  std::size_t stored = 0;
+  for (const auto& file : checkpoint.files()) stored += file->entries().size();
+  InspectReport report;
+  report.config = checkpoint.config();
+  report.json = {{"path", path_text(path)},
+                 {"kind", "model"},
+                 {"architecture", name_of(report.config->architecture)},
+                 {"config", describe_config(*report.config)},
+                 {"parameters", parameters},
+                 {"bytes", bytes},
+                 {"dtypes", std::move(dtypes)},
+                 {"files", describe_files(checkpoint.files())},
+                 {"unused_tensors", stored - checkpoint.parameters().size()}};
+  return report;
+}
+
+InspectReport inspect_index(const fs::path& path) {
+  const CheckpointIndex index = read_checkpoint_index(path);
+  const auto files = open_indexed_files(path, index);
+  InspectReport report;
+  report.json = {{"path", path_text(path)},
+                 {"kind", "index"},
+                 {"tensors", index.weight_map.size()},
+                 {"files", describe_files(files)}};
+  return report;
+}
+
+InspectReport inspect_safetensors(const fs::path& path) {
+  const SafetensorsFile file(path);
+  Json tensors = Json::array();
+  Json dtypes = Json::object();
+  std::int64_t elements = 0;
+  std::uint64_t bytes = 0;
+  for (const SafetensorsEntry& entry : file.entries()) {
+    tensors.push_back({{"name", entry.name},
+                       {"dtype", entry.dtype_name},
+                       {"shape", entry.shape},
+                       {"bytes", entry.byte_size()}});
+    elements += entry.elements();
+    bytes += entry.byte_size();
+    count_dtype(dtypes, entry);
+  }
+  InspectReport report;
+  report.json = {{"path", path_text(path)},      {"kind", "safetensors"},
+                 {"elements", elements},         {"bytes", bytes},
+                 {"dtypes", std::move(dtypes)},  {"metadata", file.metadata()},
+                 {"tensors", std::move(tensors)}};
+  return report;
+}
+
+[[noreturn]] void fail_unsupported(const fs::path& path, std::string_view what) {
+  throw UnsupportedError(
+      fmt::format("{}: unsupported kind of file: expected a model folder, a config, a checkpoint "
+                  "index or a safetensors file, found {}",
+                  path_text(path), what));
+}
+
+InspectReport inspect_json(const fs::path& path) {
+  if (path.filename().native().ends_with(".safetensors.index.json")) return inspect_index(path);
+  const nlohmann::json document = read_json_file(path, {.bytes = std::size_t{64} << 20});
+  if (document.is_object()) {
+    if (document.contains("weight_map")) return inspect_index(path);
+    if (document.contains("model") && document["model"].is_object()) {
+      fail_unsupported(path, "a tokenizer");
+    }
+  }
+  return inspect_config(path);
+}
+
+/// For files whose name says nothing.
+InspectReport inspect_by_content(const fs::path& path) {
+  const InputFile file(path);
+  std::array<std::byte, 9> start{};
+  const auto length = std::min<std::uint64_t>(start.size(), file.size());
+  file.read(0, std::span(start).first(static_cast<std::size_t>(length)));
+  // A header's length is below 2^32 and its text starts with a brace.
+  const bool small_length = start[4] == std::byte{0} && start[5] == std::byte{0} &&
+                            start[6] == std::byte{0} && start[7] == std::byte{0};
+  if (length == start.size() && small_length && start[8] == std::byte{'{'}) {
+    return inspect_safetensors(path);
+  }
+  if (length > 0 && start[0] == std::byte{'{'}) return inspect_json(path);
+  fail_unsupported(path, length == 0 ? "an empty file" : "something else");
+}
+
+std::string scalar_text(const Json& value) {
+  if (value.is_string()) return printable(value.get_ref<const std::string&>());
+  if (value.is_array()) {
+    std::string text = "[";
+    for (const Json& item : value) {
+      if (text.size() > 1) text += ", ";
+      text += scalar_text(item);
+    }
+    return text + "]";
+  }
+  if (value.is_object()) {
+    std::string text;
+    for (const auto& [key, member] : value.items()) {
+      if (!text.empty()) text += ", ";
+      text += printable(key) + " " + scalar_text(member);
+    }
+    return text;
+  }
+  return value.is_null() ? "none" : value.dump();
+}
+
+bool is_table(const Json& value) {
+  return value.is_array() && !value.empty() && value.front().is_object();
+}
+
+}  // namespace
+
+std::string InspectReport::text() const {
+  std::string out;
+  const auto line = [&](int indent, std::string_view key, std::string_view value) {
+    std::string text =
+        fmt::format("{:{}}{:<{}} {}", "", indent, printable(key), 32 - indent, value);
+    text.erase(text.find_last_not_of(' ') + 1);
+    out += text + "\n";
+  };
+  for (const auto& [key, value] : json.items()) {
+    if (value.is_object() && !value.empty()) {
+      line(0, key, "");
+      for (const auto& [name, member] : value.items()) line(2, name, scalar_text(member));
+    } else if (is_table(value)) {
+      line(0, key, "");
+      for (const Json& row : value) {
+        // The first member names the row.
+        Json rest = row;
+        const std::string name = row.empty() ? "" : scalar_text(row.front());
+        if (!rest.empty()) rest.erase(rest.begin());
+        line(2, name, scalar_text(rest));
+      }
+    } else {
+      line(0, key, scalar_text(value));
+    }
+  }
+  return out;
+}
+
+InspectReport inspect(const fs::path& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) return inspect_folder(path);
+  const std::string extension = path.extension().string();
+  if (extension == ".safetensors") return inspect_safetensors(path);
+  if (extension == ".json") return inspect_json(path);
+  return inspect_by_content(path);
+}
+
+}  // namespace portolan

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/weight_source.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.hpp"
+#include "core/ops.hpp"
+
+namespace portolan {
+namespace {
+
+class RandomWeights final : public WeightSource {
+ public:
+  explicit RandomWeights(std::uint64_t seed) : seed_(seed) {}
+
+  void read(const PlannedParameter& parameter, std::int64_t row_begin, std::int64_t column_begin,
+            const Tensor& out) override {
+    if (parameter.shape.rank() == 1) {
+      ops::fill(out, 1.0F);
+      return;
+    }
+    constexpr float kStandardDeviation = 0.02F;
+    constexpr float kSquareRootOf3 = 1.7320508F;
+    ops::random_uniform(out, random_key(seed_, parameter.name),
+                        {row_begin, column_begin, parameter.shape[1]}, 0.0F,
+                        kStandardDeviation * kSquareRootOf3);
+  }
+
+ private:
+  std::uint64_t seed_;
+};
+
+class CheckpointWeights final : public WeightSource {
+ public:
+  explicit CheckpointWeights(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+
+  void read(const PlannedParameter& parameter, std::int64_t row_begin, std::int64_t column_begin,
+            const Tensor& out) override {
+    if (!is_host(out.device())) {
+      const Tensor staged = Tensor::empty(out.shape(), out.dtype(), {DeviceKind::cpu, 0});
+      read(parameter, row_begin, column_begin, staged);
+      ops::copy(ops::to_device(staged, out.device()), out);
+      return;
+    }
+    require(out.is_contiguous(), "checkpoint blocks are read into dense tensors");
+    checkpoint_.read_block(parameter.name, row_begin, row_begin + out.dim(0), column_begin,
+                           column_begin + out.dim(1), out.raw(), out.dtype());
+  }
+
+ private:
+  const Checkpoint& checkpoint_;
+};
+
+/// Rows of `columns` elements that fit the scratch, whole panels.
+std::int64_t rows_per_chunk(std::int64_t columns, DType dtype) {
+  // Small enough to stay in the last-level cache between reading and packing.
+  constexpr std::int64_t kScratchBytes = 4 << 20;
+  const std::int64_t row_bytes =
+      std::max<std::int64_t>(1, columns * static_cast<std::int64_t>(size_of(dtype)));
+  return std::max<std::int64_t>(1, kScratchBytes / (row_bytes * kPanelWidth)) * kPanelWidth;
+}
+
+}  // namespace
+
+std::unique_ptr<WeightSource> make_random_weights(std::uint64_t seed) {
+  return std::make_unique<RandomWeights>(seed);
+}
+
+std::unique_ptr<WeightSource> make_checkpoint_weights(const Checkpoint& checkpoint) {
+  return std::make_unique<CheckpointWeights>(checkpoint);
+}
+
+Tensor ShardLoader::plain(const std::string& name) const {
+  const PlannedParameter& parameter = plan_.at(name);
+  const ShardRange& block = range(name);
+  const Tensor matrix = Tensor::empty({block.rows(), block.columns()}, dtype_, device_);
+  const std::int64_t step = rows_per_chunk(block.columns(), dtype_);
+  for (std::int64_t row = 0; row < block.rows(); row += step) {
+    const Tensor chunk = matrix.slice(0, row, std::min(row + step, block.rows()));
+    source_.read(parameter, block.row_begin + row, block.column_begin, chunk);
+  }
+  return parameter.shape.rank() == 1 ? matrix.view({block.rows()}) : matrix;
+}
+
+Weight ShardLoader::packed(const std::vector<std::string>& names) const {
+  const std::int64_t columns = range(names.front()).columns();
+  std::int64_t outputs = 0;
+  for (const std::string& name : names) {
+    require(range(name).columns() == columns,
+            "matrices stacked for one product differ in width: {}", name);
+    outputs += range(name).rows();
+  }
+  Backend& backend = backend_of(device_);
+  const bool pack = outputs > 0 && columns > 0 &&
+                    backend.packed_layout(outputs, columns, dtype_) == WeightLayout::panels;
+  const Weight weight = pack ? backend.allocate_packed(outputs, columns, dtype_)
+                             : Weight::plain(Tensor::empty({outputs, columns}, dtype_, device_));
+  const std::int64_t step = rows_per_chunk(columns, dtype_);
+  const Tensor scratch =
+      pack ? Tensor::empty({std::min(step, outputs), columns}, dtype_, device_) : Tensor();
+
+  for (std::int64_t begin = 0; begin < outputs; begin += step) {
+    const std::int64_t end = std::min(begin + step, outputs);
+    const Tensor chunk =
+        pack ? scratch.slice(0, 0, end - begin) : weight.storage().slice(0, begin, end);
+    std::int64_t first = 0;  // where the matrix starts in the stack
+    for (const std::string& name : names) {
+      const ShardRange& block = range(name);
+      const std::int64_t from = std::max(begin, first);
+      const std::int64_t to = std::min(end, first + block.rows());
+      if (from < to) {
+        source_.read(plan_.at(name), block.row_begin + from - first, block.column_begin,
+                     chunk.slice(0, from - begin, to - begin));
+      }
+      first += block.rows();
+    }
+    if (pack) ops::pack_rows(chunk, begin, weight);
+  }
+  return weight;
+}
+
+}  // namespace portolan

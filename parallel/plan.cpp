@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "parallel/plan.hpp"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <array>
+#include <memory>
+#include <utility>
+
+#include "core/error.hpp"
+#include "core/json_file.hpp"
+#include "core/weight.hpp"
+
+namespace portolan {
+namespace {
+
+constexpr std::array<std::pair<ShardStyle, std::string_view>, 4> kStyleNames{
+    {{ShardStyle::replicate, "replicate"},
+     {ShardStyle::column, "column"},
+     {ShardStyle::row, "row"},
+     {ShardStyle::vocabulary, "vocabulary"}}};
+
+/// A compiled regular expression that must match a whole string.
+class Pattern {
+ public:
+  explicit Pattern(const std::string& text) {
+    int error = 0;
+    PCRE2_SIZE offset = 0;
+    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                              PCRE2_ANCHORED | PCRE2_ENDANCHORED, &error, &offset, nullptr));
+    if (code_ == nullptr) {
+      std::array<PCRE2_UCHAR, 160> reason{};
+      pcre2_get_error_message(error, reason.data(), reason.size());
+      throw UsageError(fmt::format("plan pattern '{}' is not a regular expression: {} at offset {}",
+                                   text, reinterpret_cast<const char*>(reason.data()), offset));
+    }
+    match_.reset(pcre2_match_data_create_from_pattern(code_.get(), nullptr));
+  }
+
+  [[nodiscard]] bool matches(const std::string& name) const {
+    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(name.data()), name.size(), 0, 0,
+                       match_.get(), nullptr) >= 0;
+  }
+
+ private:
+  struct Deleter {
+    void operator()(pcre2_code* code) const { pcre2_code_free(code); }
+    void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
+  };
+  std::unique_ptr<pcre2_code, Deleter> code_;
+  std::unique_ptr<pcre2_match_data, Deleter> match_;
+};
+
+PlannedParameter place(const PlanParameter& parameter, const PlanRule& rule, const PlanAxes& axes,
+                       int ranks) {
+  const Shape& shape = parameter.shape;
+  const std::int64_t columns = shape.rank() > 1 ? shape[1] : 1;
+  PlannedParameter planned{parameter.name, shape, rule.style, rule.axis, {}};
+  const ShardRange whole{0, shape[0], 0, columns};
+  planned.ranges.assign(static_cast<std::size_t>(ranks), whole);
+  if (rule.style == ShardStyle::replicate) return planned;
+
+  const auto axis = axes.find(rule.axis);
+  require(axis != axes.end(), "plan pattern '{}' deals along '{}', which this model does not have",
+          rule.pattern, rule.axis);
+  require(rule.style != ShardStyle::row || shape.rank() == 2,
+          "plan pattern '{}' deals input features, but {} {} has none", rule.pattern,
+          parameter.name, shape.to_string());
+  require(axis->second.ranges.size() == planned.ranges.size(),
+          "axis '{}' is dealt to {} ranks, the plan has {}", rule.axis, axis->second.ranges.size(),
+          ranks);
+  const std::int64_t extent = rule.style == ShardStyle::row ? columns : shape[0];
+  for (std::size_t rank = 0; rank < planned.ranges.size(); ++rank) {
+    const auto [begin, end] = axis->second.ranges[rank];
+    const std::int64_t first = begin * axis->second.unit_size;
+    const std::int64_t last = end * axis->second.unit_size;
+    require(last <= extent, "plan pattern '{}' deals axis '{}' up to {}, but {} {} has {}",
+            rule.pattern, rule.axis, last, parameter.name, shape.to_string(), extent);
+    ShardRange& range = planned.ranges[rank];
+    if (rule.style == ShardStyle::row) {
+      range.column_begin = first;
+      range.column_end = last;
+    } else {
+      range.row_begin = first;
+      range.row_end = last;
+    }
+  }
+  return planned;
+}
+
+}  // namespace
+
+std::string_view name_of(ShardStyle style) {
+  for (const auto& [candidate, name] : kStyleNames) {
+    if (candidate == style) return name;
+  }
+  return "unknown";
+}
+
+ResolvedPlan::ResolvedPlan(std::vector<PlannedParameter> parameters)
+    : parameters_(std::move(parameters)) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) index_.emplace(parameters_[i].name, i);
+}
+
+const PlannedParameter& ResolvedPlan::at(std::string_view name) const {
+  const auto found = index_.find(name);
+  require(found != index_.end(), "the plan has no parameter '{}'", name);
+  return parameters_[found->second];
+}
+
+std::int64_t ResolvedPlan::elements(int rank) const {
+  std::int64_t elements = 0;
+  for (const PlannedParameter& parameter : parameters_) {
+    const ShardRange& range = parameter.ranges[static_cast<std::size_t>(rank)];
+    elements += range.rows() * range.columns();
+  }
+  return elements;
+}
+
+ResolvedPlan resolve_plan(const std::vector<PlanRule>& rules,
+                          const std::vector<PlanParameter>& parameters, const PlanAxes& axes,
+                          int ranks) {
+  std::vector<Pattern> patterns;
+  patterns.reserve(rules.size());
+  for (const PlanRule& rule : rules) patterns.emplace_back(rule.pattern);
+  std::vector<bool> used(rules.size(), false);
+  std::vector<PlannedParameter> planned;
+  planned.reserve(parameters.size());
+  const PlanRule replicated;
+  for (const PlanParameter& parameter : parameters) {
+    const PlanRule* chosen = &replicated;
+    for (std::size_t i = 0; i < rules.size(); ++i) {
+      if (!patterns[i].matches(parameter.name)) continue;
+      used[i] = true;
+      chosen = &rules[i];
+      break;
+    }
+    planned.push_back(place(parameter, *chosen, axes, ranks));
+  }
+  for (std::size_t i = 0; i < rules.size(); ++i) {
+    require(used[i], "plan pattern '{}' matches no parameter of this model", rules[i].pattern);
+  }
+  return ResolvedPlan(std::move(planned));
+}
+
+std::vector<PlanRule> default_tensor_parallel_rules() {
+  const std::string layer = R"(model\.layers\.\d+\.)";
+  return {
+      // One pattern for both ends, so that it also fits models that tie them.
+      {R"((model\.embed_tokens|lm_head)\.weight)", ShardStyle::vocabulary, "vocabulary"},
+      {layer + R"(self_attn\.q_proj\.weight)", ShardStyle::column, "query_heads"},
+      {layer + R"(self_attn\.(k|v)_proj\.weight)", ShardStyle::column, "key_value_heads"},
+      {layer + R"(self_attn\.o_proj\.weight)", ShardStyle::row, "query_heads"},
+      {layer + R"(mlp\.(gate|up)_proj\.weight)", ShardStyle::column, "intermediate"},
+      {layer + R"(mlp\.down_proj\.weight)", ShardStyle::row, "intermediate"},
+  };
+}
+
+std::vector<PlanRule> read_plan_rules(const std::string& path) {
+  const nlohmann::json document = read_json_file(path);
+  const auto fail = [&path](const std::string& field, const char* expected) {
+    throw InputError(fmt::format("{}: {}: expected {}", path, field, expected));
+  };
+  if (!document.is_object() || !document.contains("rules") || !document["rules"].is_array()) {
+    fail("rules", "an array of {pattern, style, axis}");
+  }
+  std::vector<PlanRule> rules;
+  for (const auto& entry : document["rules"]) {
+    const std::string field = fmt::format("rules[{}]", rules.size());
+    if (!entry.is_object()) fail(field, "an object");
+    const auto text = [&](const char* key, bool needed) -> std::string {
+      if (!entry.contains(key) && !needed) return "";
+      if (!entry.contains(key) || !entry[key].is_string()) fail(field + "." + key, "a string");
+      return entry[key].get<std::string>();
+    };
+    PlanRule rule{text("pattern", true), ShardStyle::replicate, text("axis", false)};
+    const std::string style = text("style", true);
+    bool known = false;
+    for (const auto& [candidate, name] : kStyleNames) {
+      if (name != style) continue;
+      rule.style = candidate;
+      known = true;
+    }
+    if (!known) fail(field + ".style", "replicate, column, row or vocabulary");
+    rules.push_back(std::move(rule));
+  }
+  return rules;
+}
+
+PlanAxis plan_axis(const Partition& partition, std::int64_t unit_size) {
+  PlanAxis axis{unit_size, {}};
+  for (int part = 0; part < partition.parts(); ++part) {
+    axis.ranges.emplace_back(partition.offset(part), partition.offset(part + 1));
+  }
+  return axis;
+}
+
+PlanAxis key_value_axis(const Partition& query_heads, std::int64_t query_head_count,
+                        std::int64_t key_value_head_count, std::int64_t head_dim) {
+  const std::int64_t group = query_head_count / key_value_head_count;
+  PlanAxis axis{head_dim, {}};
+  for (int part = 0; part < query_heads.parts(); ++part) {
+    const std::int64_t begin = query_heads.offset(part);
+    const std::int64_t end = query_heads.offset(part + 1);
+    axis.ranges.emplace_back(begin / group, end == begin ? begin / group : (end - 1) / group + 1);
+  }
+  return axis;
+}
+
+Partition feature_partition(std::int64_t features, int ranks) {
+  constexpr std::int64_t kEnoughPerRank = 1024;
+  const std::int64_t unit = features / ranks >= kEnoughPerRank ? kPanelWidth : 1;
+  return Partition::even(features, ranks, unit);
+}
+
+}  // namespace portolan

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/runtime.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <vector>
+
+#if defined(PORTOLAN_HAS_OPENMP)
+#include "attention/openmp/openmp_attention.hpp"
+#include "backends/openmp/openmp_backend.hpp"
+#endif
+
+#include "attention/attention.hpp"
+#include "attention/portable/portable_attention.hpp"
+#include "backends/compat/kokkos_runtime.hpp"
+#include "backends/serial/serial_backend.hpp"
+#include "core/backend.hpp"
+#include "core/host_info.hpp"
+#include "core/log.hpp"
+#include "parallel/gather_values.hpp"
+#include "parallel/transport/mpi/make_communicator.hpp"
+#include "parallel/transport/mpi/mpi_session.hpp"
+#include "runtime/cpu_limits.hpp"
+#include "runtime/openmp_team.hpp"
+#include "runtime/placement.hpp"
+#include "runtime/topology.hpp"
+#include "runtime/version.hpp"
+
+namespace portolan {
+namespace {
+
+/// Threads asked for by option or environment; 0: placement chooses.
+int requested_threads(int option) {
+  if (option > 0) return option;
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  const int number = text == nullptr ? 0 : std::atoi(text);
+  return std::max(0, number);
+}
+
+/// Affinity masks of the ranks on this rank's node, and this rank's place among them.
+struct NodeMasks {
+  std::vector<std::string> masks;
+  int local_rank = 0;
+};
+
+NodeMasks gather_masks(Communicator& world, const std::string& mask) {
+  const std::string host = host_info().host_name;
+  const std::vector<std::string> hosts = gather_texts(world, host);
+  const std::vector<std::string> masks = gather_texts(world, mask);
+  NodeMasks node;
+  for (int rank = 0; rank < world.size(); ++rank) {
+    if (hosts[static_cast<std::size_t>(rank)] != host) continue;
+    if (rank == world.rank()) node.local_rank = static_cast<int>(node.masks.size());
+    node.masks.push_back(masks[static_cast<std::size_t>(rank)]);
+  }
+  return node;
+}
+
+void register_everything() {
+  register_backend(make_serial_backend());
+  register_attention_kernel(make_portable_attention_serial());
+  register_attention_kernel(make_standard_attention_serial());
+#if defined(PORTOLAN_HAS_OPENMP)
+  register_backend(make_openmp_backend());
+  register_attention_kernel(make_openmp_flash_attention());
+  register_attention_kernel(make_portable_attention_openmp());
+  register_attention_kernel(make_standard_attention_openmp());
+#endif
+}
+
+}  // namespace
+
+struct Runtime::State {
+  explicit State(const RuntimeOptions& options) : device{options.device, 0} {
+    if (MpiSession::launched()) {
+      int argument_count = 0;
+      char** arguments = nullptr;
+      session.emplace(argument_count, arguments);
+      world = make_mpi_communicator(*session);
+    } else {
+      world = make_single_communicator();
+    }
+    set_log_rank(world->rank(), world->size());
+    place(options);
+    kokkos.emplace(KokkosSettings{.threads = threads, .device_id = -1});
+    if (options.device == DeviceKind::cpu) {
+      bind_threads(*topology, placement, [this](const std::function<void(int)>& body) {
+        run_on_openmp_team(threads, body);
+      });
+    }
+    register_everything();
+    static_cast<void>(backend_of(device));  // says so if this build has no such device
+  }
+
+  ~State() {
+    unregister_attention_kernels();
+    world.reset();  // its windows may be tensors' memory, so it goes before the backends
+    unregister_backends();
+    kokkos.reset();
+  }
+
+  void place(const RuntimeOptions& options) {
+    topology.emplace(Topology::detect(openmp_places()));
+    const NodeMasks node = gather_masks(*world, topology->mask());
+    const MaskGroup group = mask_group(node.masks, node.local_rank);
+    const bool one_core = options.device == DeviceKind::serial;
+    if (group.overlaps_others) {
+      log().warn(
+          "this rank may use cores that other ranks of its node may use too, but not the same "
+          "set: threads may collide");
+    }
+    PlacementPolicy policy;
+    if (const auto quota = cpu_quota()) {
+      const auto local_ranks = static_cast<double>(node.masks.size());
+      policy.max_threads = std::max(1, static_cast<int>(*quota / local_ranks));
+    }
+    placement = plan_placement(*topology, group.rank, group.ranks,
+                               one_core ? 1 : requested_threads(options.threads), policy);
+    if (!placement.warning.empty() && world->rank() == 0) {
+      log().warn("{}", placement.warning);
+    }
+    apply_placement(*topology, placement);
+    threads = placement.threads;
+    binding = binding_string(*topology, placement);
+  }
+
+  std::optional<MpiSession> session;
+  Device device;
+  std::unique_ptr<Communicator> world;
+  std::optional<Topology> topology;
+  Placement placement;
+  int threads = 1;
+  std::string binding;
+  std::optional<KokkosRuntime> kokkos;
+};
+
+Runtime::Runtime(const RuntimeOptions& options) : state_(std::make_unique<State>(options)) {}
+Runtime::~Runtime() = default;
+
+Communicator& Runtime::world() const noexcept { return *state_->world; }
+Device Runtime::device() const noexcept { return state_->device; }
+int Runtime::threads() const noexcept { return state_->threads; }
+const std::string& Runtime::binding() const noexcept { return state_->binding; }
+
+nlohmann::ordered_json Runtime::description() const {
+  const BuildInformation build = build_information();
+  return {{"version", build.version},
+          {"git_commit", build.git_commit},
+          {"compiler", build.compiler},
+          {"build_type", build.build_type},
+          {"transport", state_->world->description()},
+          {"kokkos", kokkos_version()},
+          {"kokkos_execution_spaces", kokkos_execution_spaces()},
+          {"backend", backend_of(state_->device).description()},
+          {"topology", state_->topology->to_json()}};
+}
+
+bool Runtime::launched() const noexcept { return state_->session.has_value(); }
+
+void Runtime::abort_job(int exit_code) noexcept {
+  if (state_->session) state_->session->abort(exit_code);
+  std::_Exit(exit_code);
+}
+
+}  // namespace portolan

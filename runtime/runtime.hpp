@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "core/device.hpp"
+#include "parallel/communicator.hpp"
+
+namespace portolan {
+
+struct RuntimeOptions {
+  DeviceKind device = DeviceKind::cpu;
+  /// Threads of this rank; 0: OMP_NUM_THREADS, else the cores that placement gives the rank.
+  int threads = 0;
+};
+
+/// The one object that owns the process-wide libraries: starts MPI, places this rank on its cores,
+/// starts Kokkos, registers the build's backends and attention kernels, and takes all of it down in
+/// reverse. Every tensor, communicator and model must be gone before it is destroyed. One per
+/// process.
+class Runtime {
+ public:
+  /// Throws UnsupportedError if the build has no such device.
+  explicit Runtime(const RuntimeOptions& options);
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  [[nodiscard]] Communicator& world() const noexcept;
+  [[nodiscard]] Device device() const noexcept;
+  [[nodiscard]] int threads() const noexcept;
+  /// Where this rank runs: "cores 0-3 (NUMA 0)".
+  [[nodiscard]] const std::string& binding() const noexcept;
+  /// Libraries, versions, transport and backend, for records.
+  [[nodiscard]] nlohmann::ordered_json description() const;
+
+  /// True if a launcher such as mpirun started this process, alone or with others.
+  [[nodiscard]] bool launched() const noexcept;
+  /// Ends every rank of the job with `exit_code`; to be called when this rank cannot go on and
+  /// others may be waiting for it.
+  [[noreturn]] void abort_job(int exit_code) noexcept;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace portolan

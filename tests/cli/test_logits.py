@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`portolan logits` as a user calls it: golden logits on one rank and on several, and its refusals."""
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PORTOLAN = os.environ["PORTOLAN_BINARY"]
+DATA = pathlib.Path(os.environ["PORTOLAN_TEST_DATA"])
+MODEL = DATA / "models" / "llama-tiny-gqa"
+
+
+def read_tensor(path, name):
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(length))[name]
+        begin, end = entry["data_offsets"]
+        file.seek(8 + length + begin)
+        data = file.read(end - begin)
+    code = {"F32": "f", "I64": "q"}[entry["dtype"]]
+    return entry["shape"], struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)
+
+
+def run(arguments, ranks=1):
+    environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
+                       OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    launch = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"] if ranks > 1 else []
+    return subprocess.run(launch + [PORTOLAN] + arguments, capture_output=True, text=True,
+                          timeout=120, env=environment)
+
+
+class Logits(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.out = os.path.join(self.folder.name, "logits.safetensors")
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def assert_golden(self, extra, ranks):
+        result = run(["logits", "--model", str(MODEL), "--input", str(MODEL / "expected.safetensors"),
+                      "--out", self.out, "--hidden-states", *extra], ranks)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for name, tolerance in (("logits", 1e-4), ("hidden.embed", 2e-5), ("hidden.layer.1", 2e-4),
+                                ("hidden.final", 2e-4)):
+            shape, found = read_tensor(self.out, name)
+            golden_shape, golden = read_tensor(MODEL / "expected.safetensors", name)
+            self.assertEqual(shape, golden_shape)
+            worst = max(abs(a - b) for a, b in zip(found, golden))
+            self.assertLessEqual(worst, tolerance, name)
+
+    def test_one_rank_gives_the_golden_logits_and_hidden_states(self):
+        self.assert_golden([], 1)
+
+    def test_serial_device_gives_the_golden_logits(self):
+        self.assert_golden(["--device", "serial"], 1)
+
+    def test_two_ranks_give_the_golden_logits_under_every_mode(self):
+        for mode in ("tp", "sp", "ring"):
+            with self.subTest(mode=mode):
+                self.assert_golden(["--parallel", mode], 2)
+
+    def test_mesh_of_four_ranks_gives_the_golden_logits(self):
+        self.assert_golden(["--tp", "2", "--cp", "2", "--sequence-parallel"], 4)
+
+    def test_sequences_of_unequal_length_are_padded_with_zeros(self):
+        result = run(["logits", "--model", str(MODEL), "--ids", "5,6,7;8", "--out", self.out])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        shape, values = read_tensor(self.out, "logits")
+        self.assertEqual(shape, [2, 3, 800])
+        self.assertTrue(any(values[3 * 800:4 * 800]))
+        self.assertFalse(any(values[4 * 800:]))
+
+    def assert_refused(self, arguments, *words):
+        result = run(arguments)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertEqual(len(result.stderr.strip().splitlines()), 1, result.stderr)
+        for word in words:
+            self.assertIn(word, result.stderr)
+        self.assertFalse(os.path.exists(self.out), "a refused run must leave no file")
+
+    def test_refusals_are_one_line_and_leave_no_file(self):
+        out = ["--out", self.out]
+        model = ["logits", "--model", str(MODEL)]
+        self.assert_refused([*model, "--ids", "1,900", *out], "900", "800")
+        self.assert_refused([*model, "--ids", "1,x", *out], "--ids", "x")
+        self.assert_refused([*model, "--ids", "1,-2", *out], "--ids")
+        self.assert_refused([*model, *out], "--ids", "--input")
+        self.assert_refused(["logits", "--model", self.folder.name, "--ids", "1", *out],
+                            "config.json")
+        self.assert_refused([*model, "--ids", "1", "--parallel", "diagonal", *out], "diagonal")
+        self.assert_refused([*model, "--ids", "1", "--tp", "2", *out], "--tp 2")
+        self.assert_refused([*model, "--ids", "1", "--device", "cuda", *out], "cuda")
+        self.assert_refused([*model, "--input", str(MODEL / "model.safetensors"), *out],
+                            "model.safetensors", "input_ids")
+
+    def test_every_broken_model_folder_is_refused_in_one_line(self):
+        folders = sorted((DATA / "bad" / "model").iterdir())
+        self.assertGreater(len(folders), 10)
+        for folder in folders:
+            if not folder.is_dir():
+                continue
+            with self.subTest(folder=folder.name):
+                self.assert_refused(["logits", "--model", str(folder), "--ids", "1", "--out",
+                                     self.out], str(folder))
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)

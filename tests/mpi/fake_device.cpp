@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/mpi/fake_device.hpp"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "core/error.hpp"
+#include "parallel/transport/shared/shared_segment.hpp"
+
+namespace portolan {
+namespace {
+
+class FakeDevice final : public Backend {
+ public:
+  FakeDevice() { ::mprotect(device_.data(), device_.bytes(), PROT_NONE); }
+
+  [[nodiscard]] Device device() const override { return kFakeDevice; }
+  [[nodiscard]] std::string description() const override { return "fake device"; }
+  [[nodiscard]] int concurrency() const override { return 1; }
+  [[nodiscard]] CachingAllocator& allocator() override { return allocator_; }
+  [[nodiscard]] DType compute_dtype(DType dtype) const override { return dtype; }
+
+  void synchronize() override { pending_ = false; }
+  [[nodiscard]] Event record(Queue /*queue*/) override { return {}; }
+  void wait(Queue /*queue*/, const Event& /*event*/) override {}
+  void copy_bytes(void* destination, const void* source, std::size_t bytes,
+                  Queue /*queue*/) override {
+    if (pending_) throw std::runtime_error("a copy was started before the last one had ended");
+    pending_ = true;
+    std::memcpy(const_cast<std::byte*>(reach(destination)), reach(source), bytes);
+  }
+  void push_region(const char* /*name*/) override {}
+  void pop_region() override {}
+
+  void fill(const Tensor&, float) override { refuse(); }
+  void copy(const Tensor&, const Tensor&) override { refuse(); }
+  void random_uniform(const Tensor&, RandomKey, const MatrixBlock&, float, float) override {
+    refuse();
+  }
+  void sum(std::span<const Tensor>, std::span<const Tensor>) override { refuse(); }
+  void embedding(const Tensor&, const Tensor&, std::int64_t, const Tensor&) override { refuse(); }
+  void rms_norm(const Tensor&, const Tensor&, float, const Tensor&) override { refuse(); }
+  void add_rms_norm(const Tensor&, const Tensor&, const Tensor&, float, const Tensor&) override {
+    refuse();
+  }
+  void rotary_embedding(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {
+    refuse();
+  }
+  void swiglu(const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
+  void merge_attention(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {
+    refuse();
+  }
+  [[nodiscard]] WeightLayout packed_layout(std::int64_t, std::int64_t, DType) const override {
+    refuse();
+  }
+  [[nodiscard]] Weight allocate_packed(std::int64_t, std::int64_t, DType) override { refuse(); }
+  void pack_rows(const Tensor&, std::int64_t, const Weight&) override { refuse(); }
+  void matmul(const Tensor&, const Weight&, const Tensor&, bool) override { refuse(); }
+
+ private:
+  static constexpr std::size_t kBytes = std::size_t{64} << 20;
+
+  [[noreturn]] static void refuse() { throw std::runtime_error("the fake device only copies"); }
+  /// The same memory where the host may touch it.
+  [[nodiscard]] const std::byte* reach(const void* address) const {
+    const auto* byte = static_cast<const std::byte*>(address);
+    return device_.contains(byte) ? host_.data() + (byte - device_.data()) : byte;
+  }
+
+  SharedSegment host_ = SharedSegment::create(kBytes);
+  SharedSegment device_ = SharedSegment::open(host_.name());
+  std::size_t used_ = 0;
+  bool pending_ = false;
+  CachingAllocator allocator_{MemorySource{[this](std::size_t bytes) -> void* {
+                                             if (used_ + bytes > kBytes)
+                                               throw OutOfMemoryError("the fake device is full");
+                                             used_ += bytes;
+                                             return device_.data() + used_ - bytes;
+                                           },
+                                           [](void*, std::size_t) {}}};
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_fake_device() { return std::make_unique<FakeDevice>(); }
+
+}  // namespace portolan

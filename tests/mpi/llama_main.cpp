@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "parallel/gather_values.hpp"
+#include "runtime/runtime.hpp"
+#include "tests/mpi/rank_printer.hpp"
+#include "tests/mpi/test_runtime.hpp"
+
+namespace portolan {
+namespace {
+Runtime* runtime = nullptr;  // main's
+}  // namespace
+
+Communicator& test_world() { return runtime->world(); }
+Device test_device() { return runtime->device(); }
+
+std::int64_t test_sum(std::int64_t value) {
+  double sum = 0.0;
+  for (const double part : gather_values(test_world(), static_cast<double>(value))) sum += part;
+  return static_cast<std::int64_t>(sum);
+}
+
+}  // namespace portolan
+
+/// Arguments: those of GoogleTest, then the device ("cpu" or "serial").
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  const portolan::DeviceKind device = portolan::device_kind_from_name(argc > 1 ? argv[1] : "cpu");
+  portolan::Runtime runtime({.device = device, .threads = 0});
+  portolan::runtime = &runtime;
+  portolan::print_tests_from_rank_zero(runtime.world().rank());
+  return RUN_ALL_TESTS();
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// The same model under every mode that the number of ranks allows, against golden logits and
+// against one rank's. Run under mpirun with 1, 2, 3 and 4 ranks.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "apps/forward_measurement.hpp"
+#include "core/ops.hpp"
+#include "core/safetensors.hpp"
+#include "models/llama.hpp"
+#include "tests/mpi/test_runtime.hpp"
+
+namespace portolan {
+namespace {
+
+std::vector<ParallelLayout> layouts(int ranks) {
+  if (ranks == 1) return {ParallelLayout::of(ParallelMode::none, 1)};
+  std::vector<ParallelLayout> all;
+  for (const ParallelMode mode : {ParallelMode::tp, ParallelMode::sp, ParallelMode::ring}) {
+    all.push_back(ParallelLayout::of(mode, ranks));
+  }
+  if (ranks == 4) {
+    all.push_back({{.data = 1, .context = 2, .tensor = 2}, false});
+    all.push_back({{.data = 1, .context = 2, .tensor = 2}, true});
+  }
+  return all;
+}
+
+std::string text(const ParallelLayout& layout) {
+  return layout.mesh.to_string() + (layout.sequence_parallel ? " sequence parallel" : "");
+}
+
+/// All logit rows of a forward as [batch * length, vocab], on every rank.
+std::vector<float> all_logits(const Llama& model, const std::vector<std::int32_t>& ids,
+                              std::int64_t batch) {
+  const std::int64_t length = static_cast<std::int64_t>(ids.size()) / batch;
+  const Tensor logits = model.forward(ids, batch);
+  std::vector<std::int64_t> rows(ids.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  const Tensor gathered = model.gather_logits(logits, rows, length);
+  return {gathered.data<float>(), gathered.data<float>() + gathered.elements()};
+}
+
+double largest(const std::vector<float>& values) {
+  double result = 0.0;
+  for (const float value : values) result = std::max(result, std::abs(static_cast<double>(value)));
+  return result;
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double result = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    result = std::max(result, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+  }
+  return result;
+}
+
+class GoldenModel : public ::testing::TestWithParam<std::string> {
+ protected:
+  [[nodiscard]] std::string folder() const {
+    return std::string(PORTOLAN_TEST_DATA) + "/models/" + GetParam();
+  }
+};
+
+struct Batch {
+  std::vector<std::int32_t> ids;  // real tokens of one row
+  std::vector<float> logits;
+};
+
+/// Rows of the golden batch without their padding.
+std::vector<Batch> golden_rows(const std::string& folder) {
+  const SafetensorsFile file(folder + "/expected.safetensors");
+  const auto read = [&file]<typename T>(const char* name, DType dtype, std::vector<T>& values) {
+    const SafetensorsEntry& entry = file.at(name);
+    values.resize(static_cast<std::size_t>(entry.elements()));
+    file.read(entry, values.data(), dtype);
+    return entry.shape;
+  };
+  std::vector<std::int64_t> ids;
+  std::vector<std::int64_t> mask;
+  std::vector<float> logits;
+  read("attention_mask", DType::i64, mask);
+  read("input_ids", DType::i64, ids);
+  const std::vector<std::int64_t> shape = read("logits", DType::f32, logits);
+  std::vector<Batch> rows;
+  for (std::int64_t b = 0; b < shape[0]; ++b) {
+    Batch row;
+    for (std::int64_t t = 0; t < shape[1]; ++t) {
+      const std::int64_t at = b * shape[1] + t;
+      if (mask[static_cast<std::size_t>(at)] == 0) continue;
+      row.ids.push_back(static_cast<std::int32_t>(ids[static_cast<std::size_t>(at)]));
+      row.logits.insert(row.logits.end(), logits.begin() + at * shape[2],
+                        logits.begin() + (at + 1) * shape[2]);
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+TEST_P(GoldenModel, LogitsInF32EqualTheReferenceUnderEveryMode) {
+  const Checkpoint checkpoint(folder());
+  const std::vector<Batch> rows = golden_rows(folder());
+  for (const ParallelLayout& layout : layouts(test_world().size())) {
+    SCOPED_TRACE(text(layout));
+    const ParallelContext context(test_world(), layout);
+    const LlamaPlan plan(checkpoint.config().llama(), layout);
+    const auto weights = make_checkpoint_weights(checkpoint);
+    const Llama model(plan, context, *weights, DType::f32, test_device(), 64);
+    for (const Batch& row : rows) {
+      // 1e-4 is ten times what two correct f32 implementations differ by on these models.
+      EXPECT_LE(largest_difference(all_logits(model, row.ids, 1), row.logits), 1e-4);
+    }
+  }
+}
+
+TEST_P(GoldenModel, LogitsInBf16StayWithinItsRounding) {
+  const Checkpoint checkpoint(folder());
+  const std::vector<Batch> rows = golden_rows(folder());
+  for (const ParallelLayout& layout : layouts(test_world().size())) {
+    SCOPED_TRACE(text(layout));
+    const ParallelContext context(test_world(), layout);
+    const LlamaPlan plan(checkpoint.config().llama(), layout);
+    const auto weights = make_checkpoint_weights(checkpoint);
+    const Llama model(plan, context, *weights, DType::bf16, test_device(), 64);
+    double squares = 0.0;
+    double count = 0.0;
+    for (const Batch& row : rows) {
+      const std::vector<float> logits = all_logits(model, row.ids, 1);
+      EXPECT_LE(largest_difference(logits, row.logits), 0.5);
+      for (std::size_t i = 0; i < logits.size(); ++i) {
+        squares += std::pow(static_cast<double>(logits[i]) - row.logits[i], 2);
+        count += 1.0;
+      }
+    }
+    // bf16 keeps 8 bits: some 40 roundings of relative size 2^-9 on a residual stream whose logits
+    // spread over about 2 leave a root mean square of a few hundredths.
+    EXPECT_LE(std::sqrt(squares / count), 0.06);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Llama, GoldenModel,
+                         ::testing::Values("llama-tiny-gqa", "llama-tiny-mha-bf16",
+                                           "llama3-tiny-tied", "mistral-tiny-swa"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
+/// Nothing here divides evenly by 2, 3 or 4.
+LlamaConfig uneven_config() {
+  LlamaConfig config = preset_config("tiny");
+  config.layers = 2;
+  config.attention_heads = 10;
+  config.kv_heads = 5;
+  config.head_dim = 12;
+  config.hidden_size = 72;
+  config.intermediate_size = 101;
+  config.vocab_size = 211;
+  return config;
+}
+
+class UnevenLength : public ::testing::TestWithParam<std::int64_t> {};
+
+TEST_P(UnevenLength, EveryModeGivesTheLogitsOfOneRank) {
+  const std::int64_t length = GetParam();
+  for (const bool grouped : {false, true}) {
+    LlamaConfig config = uneven_config();
+    if (grouped) {  // groups of 4 query heads, which shares of 3, 3, 2 heads cut
+      config.attention_heads = 8;
+      config.kv_heads = 2;
+    }
+    const std::vector<std::int32_t> ids = random_token_ids(3, 2, length, config.vocab_size);
+    const auto single = make_single_communicator();
+    const ParallelLayout alone;
+    const ParallelContext alone_context(*single, alone);
+    const auto weights = make_random_weights(11);
+    const LlamaPlan alone_plan(config, alone);
+    const Llama reference_model(alone_plan, alone_context, *weights, DType::f32, test_device(),
+                                length);
+    const std::vector<float> reference = all_logits(reference_model, ids, 2);
+    const double scale = largest(reference);
+    ASSERT_GT(scale, 0.0);
+    for (const ParallelLayout& layout : layouts(test_world().size())) {
+      SCOPED_TRACE(text(layout) + (grouped ? ", grouped" : ""));
+      ParallelContext context(test_world(), layout);
+      const LlamaPlan plan(config, layout);
+      const Llama model(plan, context, *weights, DType::f32, test_device(), length);
+      const std::vector<float> first = all_logits(model, ids, 2);
+      EXPECT_LE(largest_difference(first, reference), 1e-4 * scale);
+      const std::vector<float> second = all_logits(model, ids, 2);
+      EXPECT_EQ(std::memcmp(first.data(), second.data(), first.size() * sizeof(float)), 0)
+          << "two runs must give the same bits";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Llama, UnevenLength, ::testing::Values(1, 2, 5, 13, 64, 131));
+
+TEST(LlamaCommunication, CountersEqualThePlansClosedForm) {
+  const LlamaConfig config = uneven_config();
+  const std::vector<std::int32_t> ids = random_token_ids(5, 2, 37, config.vocab_size);
+  for (const ParallelLayout& layout : layouts(test_world().size())) {
+    SCOPED_TRACE(text(layout));
+    ParallelContext context(test_world(), layout);
+    const LlamaPlan plan(config, layout);
+    const auto weights = make_random_weights(1);
+    const Llama model(plan, context, *weights, DType::f32, test_device(), 64);
+    context.reset_communication();
+    const Tensor logits = model.forward(ids, 2);
+    const CommunicationCounters counters = context.communication();
+    const ExpectedCommunication expected = plan.communication(2, 37, DType::f32);
+    for (std::size_t i = 0; i < kCollectiveCount; ++i) {
+      const auto name = name_of(static_cast<Collective>(i));
+      EXPECT_EQ(test_sum(counters[i].calls), expected[i].calls) << name;
+      EXPECT_EQ(test_sum(counters[i].bytes), expected[i].bytes) << name;
+    }
+  }
+}
+
+TEST(LlamaPlanFile, ReplicatedPartsGiveTheSameLogits) {
+  const LlamaConfig config = uneven_config();
+  const std::vector<std::int32_t> ids = random_token_ids(5, 2, 9, config.vocab_size);
+  const auto weights = make_random_weights(1);
+  const auto single = make_single_communicator();
+  const ParallelContext alone_context(*single, {});
+  const Llama alone(LlamaPlan(config, {}), alone_context, *weights, DType::f32, test_device(), 9);
+  const std::vector<float> reference = all_logits(alone, ids, 2);
+  const std::vector<PlanRule> all = default_tensor_parallel_rules();
+  for (std::size_t kept = 0; kept < 2; ++kept) {
+    // First the MLP alone sharded, then everything but the vocabulary.
+    std::vector<PlanRule> rules(all.begin() + (kept == 0 ? 4 : 1), all.end());
+    for (const bool sequence_parallel : {false, true}) {
+      ParallelLayout layout;
+      layout.mesh.tensor = test_world().size();
+      layout.sequence_parallel = sequence_parallel && test_world().size() > 1;
+      const ParallelContext context(test_world(), layout);
+      const Llama model(LlamaPlan(config, layout, rules), context, *weights, DType::f32,
+                        test_device(), 9);
+      EXPECT_LE(largest_difference(all_logits(model, ids, 2), reference),
+                1e-4 * largest(reference));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace portolan

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <utility>
+
+#include "core/ops.hpp"
+#include "tests/unit/op_list.hpp"
+
+namespace portolan::testing_support {
+namespace {
+
+struct ProductKind {
+  bool packed = true;
+  bool accumulate = false;
+  bool f32_out = false;
+};
+
+/// rows by columns inputs and extent outputs.
+OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype, Device device) {
+  const std::int64_t in_features = size.columns;
+  const std::int64_t out_features = size.extent;
+  const bool large = in_features * out_features > 1000000;
+  Generator generator(seed_of("matmul", size));
+  const TestMatrix x =
+      random_matrix(generator, size.rows, in_features, dtype, device, size.strided);
+  const DType out_dtype = kind.f32_out ? DType::f32 : dtype;
+  const TestMatrix out =
+      kind.accumulate
+          ? random_matrix(generator, size.rows, out_features, out_dtype, device, size.strided)
+          : constant_matrix(NAN, size.rows, out_features, out_dtype, device, size.strided);
+  Weight weight;
+  TestMatrix plain;
+  if (kind.packed) {
+    weight = backend_of(device).allocate_packed(out_features, in_features, dtype);
+    // In pieces, the last one first: panels may be filled in any order.
+    std::int64_t end = out_features;
+    std::vector<Values> pieces;
+    while (end > 0) {
+      const std::int64_t begin = (end - 1) / (2 * kPanelWidth) * 2 * kPanelWidth;
+      const TestMatrix piece =
+          random_matrix(generator, end - begin, in_features, dtype, device, size.strided);
+      ops::pack_rows(piece.view, begin, weight);
+      if (!large) pieces.insert(pieces.begin(), piece.values());
+      end = begin;
+    }
+    if (!large) {
+      // Kept as a matrix of the same dtype for the reference.
+      plain = constant_matrix(0.0, out_features, in_features, DType::f32, device, false);
+      std::int64_t i = 0;
+      for (const Values& piece : pieces) {
+        for (const double value : piece) plain.whole.data<float>()[i++] = static_cast<float>(value);
+      }
+    }
+  } else {
+    plain = random_matrix(generator, out_features, in_features, dtype, device, size.strided);
+    weight = Weight::plain(plain.view);
+  }
+  const Values initial = kind.accumulate && !large ? out.values() : Values();
+  OpInstance instance;
+  instance.results = {out};
+  instance.run = [=] { ops::matmul(x.view, weight, out.view, kind.accumulate); };
+  instance.expected = [=]() -> std::vector<Expectation> {
+    const reference::Sums expected = reference::matmul(x.values(), plain.values(), size.rows,
+                                                       in_features, out_features, initial);
+    // Rounding errors of a sum of n terms of random sign grow like the root of n; four times that
+    // leaves no chance outcome beyond it among the thousands of elements here.
+    const double roundings = 4.0 * std::sqrt(static_cast<double>(in_features)) + 2.0;
+    Values magnitudes(expected.values.size());
+    for (std::size_t i = 0; i < magnitudes.size(); ++i) {
+      // Partial sums are of the size of the root of the sum of the squares of the terms.
+      magnitudes[i] = std::abs(expected.values[i]) +
+                      expected.magnitudes[i] / std::sqrt(static_cast<double>(in_features));
+    }
+    return {{expected.values, tolerance_of(expected.values, magnitudes, roundings, out_dtype)}};
+  };
+  instance.bytes = bytes_of(x) + bytes_of(out) + static_cast<double>(weight.bytes());
+  instance.flops = 2.0 * static_cast<double>(size.rows) * static_cast<double>(in_features) *
+                   static_cast<double>(out_features);
+  return instance;
+}
+
+/// The layout as core/weight.hpp states it, padding included: rows are outputs, columns inputs.
+OpInstance make_pack(const OpSize& size, DType dtype, Device device) {
+  Generator generator(seed_of("pack", size));
+  const TestMatrix rows =
+      random_matrix(generator, size.rows, size.columns, dtype, device, size.strided);
+  const Weight weight = backend_of(device).allocate_packed(size.rows, size.columns, dtype);
+  ops::fill(weight.storage(), NAN);
+  TestMatrix panels;
+  panels.whole = panels.view = weight.storage().view({1, weight.storage().elements()});
+  OpInstance instance;
+  instance.results = {panels};
+  instance.run = [=] { ops::pack_rows(rows.view, 0, weight); };
+  instance.expected = [=]() -> std::vector<Expectation> {
+    const Values values = rows.values();
+    const std::int64_t pair = weight.dtype() == DType::f32 ? 1 : 2;
+    const std::int64_t group = weight.dtype() == DType::f32 ? 16 : 32;
+    const std::int64_t inputs = (size.columns + group - 1) / group * group;
+    Values expected(static_cast<std::size_t>((size.rows + 63) / 64 * 64 * inputs), 0.0);
+    for (std::int64_t row = 0; row < size.rows; ++row) {
+      for (std::int64_t k = 0; k < size.columns; ++k) {
+        const std::int64_t position =
+            row / 64 * 64 * inputs + (k / pair * 64 + row % 64) * pair + k % pair;
+        expected.at(static_cast<std::size_t>(position)) =
+            values[static_cast<std::size_t>(row * size.columns + k)];
+      }
+    }
+    Values tolerance(expected.size(), 0.0);
+    return {{std::move(expected), std::move(tolerance)}};
+  };
+  instance.bytes = bytes_of(rows) + bytes_of(panels);
+  return instance;
+}
+
+}  // namespace
+
+std::vector<OpCase> matmul_cases() {
+  std::vector<OpSize> sizes;
+  for (const bool strided : {false, true}) {
+    sizes.push_back({1, 1, 1, strided});
+    sizes.push_back({1, 64, 64, strided});
+    sizes.push_back({7, 77, 100, strided});
+    sizes.push_back({3, 515, 193, strided});
+    sizes.push_back({1, 300, 333, strided});
+    sizes.push_back({65, 96, 130, strided});
+    // More rows than are converted at a time.
+    sizes.push_back({530, 33, 66, strided});
+  }
+  const std::vector<OpSize> large = {{1, 4096, 4096},    {256, 4096, 4096},  {512, 4096, 11008},
+                                     {512, 11008, 4096}, {1024, 4096, 4096}, {256, 4096, 32000}};
+  const auto make = [](const ProductKind& kind) {
+    return [kind](const OpSize& size, DType dtype, Device device) {
+      return make_matmul(size, kind, dtype, device);
+    };
+  };
+  std::vector<OpCase> cases;
+  cases.push_back({"pack_rows",
+                   computed_dtypes(),
+                   {{1, 1}, {64, 32}, {65, 33}, {130, 270, 1, true}, {200, 16}, {63, 515, 1, true}},
+                   {{4096, 4096}, {11008, 4096}},
+                   make_pack});
+  cases.push_back({"matmul", computed_dtypes(), sizes, large, make({})});
+  cases.push_back({"matmul_accumulate", computed_dtypes(), sizes, {}, make({.accumulate = true})});
+  cases.push_back({"matmul_to_f32", {DType::bf16, DType::f16}, sizes, {}, make({.f32_out = true})});
+  cases.push_back({"matmul_accumulate_f32",
+                   {DType::bf16, DType::f16},
+                   sizes,
+                   {},
+                   make({.accumulate = true, .f32_out = true})});
+  cases.push_back({"matmul_plain", computed_dtypes(), sizes, {}, make({.packed = false})});
+  cases.push_back({"matmul_plain_accumulate",
+                   computed_dtypes(),
+                   sizes,
+                   {},
+                   make({.packed = false, .accumulate = true})});
+  return cases;
+}
+
+}  // namespace portolan::testing_support

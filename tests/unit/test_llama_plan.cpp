@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "core/error.hpp"
+#include "models/llama_plan.hpp"
+
+namespace portolan {
+namespace {
+
+ParallelLayout tensor_layout(int ranks, bool sequence_parallel = false) {
+  ParallelLayout layout;
+  layout.mesh.tensor = ranks;
+  layout.sequence_parallel = sequence_parallel;
+  return layout;
+}
+
+constexpr auto index_of(Collective collective) { return static_cast<std::size_t>(collective); }
+
+TEST(LlamaPlan, TwoRanksHoldHalfOfEveryMatrixOfThe7B) {
+  const LlamaConfig config = preset_config("llama-7b").with_layers(2);
+  const LlamaPlan plan(config, tensor_layout(2));
+  EXPECT_EQ(plan.parameters().at("model.layers.1.mlp.up_proj.weight").ranges[1],
+            (ShardRange{5504, 11008, 0, 4096}));
+  EXPECT_EQ(plan.parameters().at("model.layers.0.self_attn.o_proj.weight").ranges[0],
+            (ShardRange{0, 4096, 0, 2048}));
+  const std::int64_t norms = 5 * 4096;
+  EXPECT_EQ(plan.parameters().elements(0), (parameter_count(config) - norms) / 2 + norms);
+}
+
+TEST(LlamaPlan, ShardsOfAllRanksCoverEveryParameterExactlyOnce) {
+  LlamaConfig config = preset_config("tiny");
+  config.attention_heads = 10;
+  config.kv_heads = 10;
+  config.hidden_size = 72;
+  config.intermediate_size = 101;
+  config.vocab_size = 211;
+  for (int ranks = 1; ranks <= 10; ++ranks) {
+    const LlamaPlan plan(config, tensor_layout(ranks));
+    for (const PlannedParameter& parameter : plan.parameters().parameters()) {
+      if (parameter.style == ShardStyle::replicate) continue;
+      std::int64_t covered = 0;
+      for (const ShardRange& range : parameter.ranges) covered += range.rows() * range.columns();
+      EXPECT_EQ(covered, parameter.shape.elements()) << parameter.name << " on " << ranks;
+    }
+  }
+}
+
+TEST(LlamaPlan, KeyValueHeadsAreReplicatedBeyondTheirNumber) {
+  const LlamaPlan plan(preset_config("llama-3-8b"), tensor_layout(16));
+  for (int rank = 0; rank < 16; ++rank) {
+    EXPECT_EQ(plan.query_heads(rank), 2);
+    EXPECT_EQ(plan.key_value_heads(rank), 1);
+    EXPECT_EQ(plan.first_key_value_head(rank), rank / 2);
+  }
+}
+
+TEST(LlamaPlan, MoreRanksThanQueryHeadsIsRefusedWithBothNumbers) {
+  try {
+    const LlamaPlan plan(preset_config("llama-7b"), tensor_layout(33));
+    FAIL() << "33 ranks were accepted";
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("32"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("33"), std::string::npos);
+  }
+}
+
+TEST(LlamaPlan, SequenceParallelismSendsTheBytesOfTensorParallelismPlusTheHeadsGather) {
+  const LlamaConfig config = preset_config("llama-7b").with_layers(2);
+  const std::int64_t tensor = 1024 * 4096 * 4;  // one activation [1, 1024, 4096] f32
+  const auto tp = LlamaPlan(config, tensor_layout(2)).communication(1, 1024, DType::f32);
+  // One sum for the embedding and two for each layer, on two ranks.
+  EXPECT_EQ(tp[index_of(Collective::all_reduce)].calls, 2 * 5);
+  EXPECT_EQ(tp[index_of(Collective::all_reduce)].bytes, 5 * 2 * tensor);
+  const auto sp = LlamaPlan(config, tensor_layout(2, true)).communication(1, 1024, DType::f32);
+  EXPECT_EQ(sp[index_of(Collective::all_reduce)].calls, 0);
+  EXPECT_EQ(sp[index_of(Collective::reduce_scatter)].calls, 2 * 5);
+  EXPECT_EQ(sp[index_of(Collective::all_gather)].calls, 2 * 5);
+  EXPECT_EQ(
+      sp[index_of(Collective::reduce_scatter)].bytes + sp[index_of(Collective::all_gather)].bytes,
+      tp[index_of(Collective::all_reduce)].bytes);
+}
+
+TEST(LlamaPlan, RingSendsEveryBlockToEveryOtherRankOnce) {
+  const LlamaConfig config = preset_config("llama-3-8b").with_layers(1);
+  const LlamaPlan plan(config, ParallelLayout::of(ParallelMode::ring, 4));
+  const auto expected = plan.communication(1, 6998, DType::f32);
+  // 8 chunks of 875 or 874: the largest rank holds 1750 tokens; 8 heads of 128, keys and values.
+  EXPECT_EQ(expected[index_of(Collective::ring_shift)].bytes,
+            std::int64_t{4} * 3 * 2 * 1750 * 8 * 128 * 4);
+  EXPECT_EQ(expected[index_of(Collective::ring_shift)].calls, 4 * 3);
+}
+
+TEST(LlamaPlan, ProductsOfAllRanksAddUpToOneRanks) {
+  const LlamaConfig config = preset_config("llama-7b").with_layers(2);
+  const auto flops = [&](const ParallelLayout& layout) {
+    const LlamaPlan plan(config, layout);
+    double sum = 0.0;
+    for (int rank = 0; rank < layout.mesh.ranks(); ++rank) {
+      for (const ProductShape& product : plan.products(rank, 2, 1000)) sum += product.flops();
+    }
+    return sum;
+  };
+  const double one = flops({});
+  EXPECT_DOUBLE_EQ(flops(tensor_layout(3)), one);
+  EXPECT_DOUBLE_EQ(flops(ParallelLayout::of(ParallelMode::ring, 4)), one);
+}
+
+TEST(LlamaPlan, RulesThatCutABlockAtDifferentPlacesAreRefused) {
+  std::vector<PlanRule> rules = default_tensor_parallel_rules();
+  std::erase_if(rules, [](const PlanRule& rule) {
+    return rule.pattern.find("down_proj") != std::string::npos;
+  });
+  EXPECT_THROW(LlamaPlan(preset_config("llama-7b"), tensor_layout(2), rules), UsageError);
+}
+
+TEST(SequenceSharding, RunsOfAllRanksCoverTheSequenceOnce) {
+  for (const std::int64_t length : {1, 2, 5, 7, 8, 64, 257, 6998}) {
+    for (int ranks = 1; ranks <= 5; ++ranks) {
+      const SequenceSharding sharding(length, ranks);
+      std::vector<int> seen(static_cast<std::size_t>(length), 0);
+      for (int rank = 0; rank < ranks; ++rank) {
+        std::int64_t tokens = 0;
+        for (const TokenRun& run : sharding.runs(rank)) {
+          tokens += run.length;
+          for (std::int64_t t = 0; t < run.length; ++t) {
+            seen[static_cast<std::size_t>(run.position + t)] += 1;
+          }
+        }
+        EXPECT_EQ(tokens, sharding.local_tokens(rank));
+        EXPECT_LE(tokens, sharding.largest_local_tokens());
+      }
+      for (const int count : seen) EXPECT_EQ(count, 1);
+    }
+  }
+}
+
+TEST(SequenceSharding, ZigzagBalancesTheScoresOfACausalMask) {
+  const SequenceSharding sharding(6998, 4);
+  std::int64_t least = INT64_MAX;
+  std::int64_t most = 0;
+  for (int rank = 0; rank < 4; ++rank) {
+    std::int64_t scores = 0;
+    for (const TokenRun& run : sharding.runs(rank)) {
+      for (std::int64_t t = 0; t < run.length; ++t) scores += run.position + t + 1;
+    }
+    least = std::min(least, scores);
+    most = std::max(most, scores);
+  }
+  EXPECT_LE(static_cast<double>(most - least), 0.05 * static_cast<double>(most));
+}
+
+}  // namespace
+}  // namespace portolan
