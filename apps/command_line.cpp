@@ -65,13 +65,14 @@ void describe(CLI::App& application) {
 
 /// CLI11 would say that a subcommand is missing.
 void check_command_name(const CLI::App& application, int argc, const char* const* argv) {
-  if (argc < 2 || argv[1][0] == '-' || argv[1][0] == '\0') return;
+  if (argc < 2 || application.get_option_no_throw(argv[1]) != nullptr) return;
   std::vector<std::string> names;
   for (const CLI::App* command : application.get_subcommands({})) {
     if (command->get_name() == argv[1]) return;
     if (!command->get_group().empty()) names.push_back(command->get_name());
   }
-  throw UsageError(fmt::format("unknown command '{}': expected one of {}", printable(argv[1]),
+  throw UsageError(fmt::format("unknown {} '{}': expected one of {} (see portolan --help)",
+                               argv[1][0] == '-' ? "option" : "command", printable(argv[1]),
                                fmt::join(names, ", ")));
 }
 

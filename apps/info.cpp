@@ -12,6 +12,7 @@
 #include "apps/commands.hpp"
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
+#include "core/error.hpp"
 #include "parallel/gather_values.hpp"
 #include "runtime/runtime.hpp"
 #include "runtime/topology.hpp"
@@ -61,9 +62,8 @@ void print_members(const nlohmann::ordered_json& object, int indent) {
   }
 }
 
-void run_info(const CommonOptions& options) {
-  // First, because the runtime binds this process and so hides the other cores.
-  nlohmann::ordered_json info = describe_machine_and_build();
+/// Adds what runs on the device; true if this rank is the one that prints.
+bool describe_runtime(const CommonOptions& options, nlohmann::ordered_json& info) {
   bool speaks = true;
   run_collectively({.device = options.device, .threads = options.threads.value_or(0)},
                    [&](Runtime& runtime) {
@@ -76,7 +76,19 @@ void run_info(const CommonOptions& options) {
                      info["runtime"]["binding"] = gather_texts(runtime.world(), runtime.binding());
                      speaks = runtime.world().rank() == 0;
                    });
-  if (!speaks) return;
+  return speaks;
+}
+
+void run_info(const CommonOptions& options) {
+  // First, because the runtime binds this process and so hides the other cores.
+  nlohmann::ordered_json info = describe_machine_and_build();
+  try {
+    if (!describe_runtime(options, info)) return;
+  } catch (const UnsupportedError& error) {
+    // The build can still be described where it cannot run; a GPU that was asked for must be there.
+    if (options.device == DeviceKind::cuda) throw;
+    info["runtime"] = {{"unavailable", error.what()}};
+  }
   if (options.json) {
     fmt::print("{}\n", info.dump(2));
   } else {

@@ -253,9 +253,14 @@ std::string environment_table(const Comparison& comparison) {
   if (environment.contains("jobs") && environment["jobs"].is_array()) {
     for (const auto& job : environment["jobs"]) {
       if (!job.is_object() || !job.contains("job")) continue;
-      nlohmann::ordered_json rest = job;
-      rest.erase("job");
-      table.add({"job " + scalar_text(job["job"]), scalar_text(rest)});
+      std::string text;
+      for (const char* name : {"transport", "binding", "threads_per_rank", "backend"}) {
+        if (!job.contains(name)) continue;
+        std::string label = name;
+        std::replace(label.begin(), label.end(), '_', ' ');
+        text += fmt::format("{}{} {}", text.empty() ? "" : "; ", label, scalar_text(job[name]));
+      }
+      table.add({"job " + scalar_text(job["job"]), text});
     }
   }
   return table.empty() ? std::string{} : table.html();

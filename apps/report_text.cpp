@@ -94,16 +94,14 @@ std::string time_finding(const Comparison& comparison, const std::string& dtype)
 std::string saving_finding(const Comparison& comparison, const std::string& dtype) {
   const auto pairs = tp_sp_pairs(comparison, dtype, Protocol::fair);
   if (pairs.size() < 2) return {};
-  const auto saving = [](const auto& pair) {
-    return allocated_of(*pair.first) - allocated_of(*pair.second);
+  const auto saving_text = [](const auto& pair) {
+    const double bytes = allocated_of(*pair.first) - allocated_of(*pair.second);
+    return fmt::format("{} {} at length {}", memory_text(std::abs(bytes)),
+                       bytes >= 0.0 ? "less" : "more", pair.first->seq_len);
   };
-  return fmt::format(
-      "{}: per rank, sp allocates {} less than tp at length {} and {} less at {}, of {} in all. "
-      "What "
-      "it saves are activations, which grow with the length.",
-      dtype, memory_text(saving(pairs.front())), pairs.front().first->seq_len,
-      memory_text(saving(pairs.back())), pairs.back().first->seq_len,
-      memory_text(allocated_of(*pairs.back().first)));
+  return fmt::format("{}: against tp, sp allocates per rank {} and {}, of {} in all.", dtype,
+                     saving_text(pairs.front()), saving_text(pairs.back()),
+                     memory_text(allocated_of(*pairs.back().first)));
 }
 
 std::string agreement_finding(const Comparison& comparison, const std::string& dtype) {

@@ -41,7 +41,8 @@ struct ProcessResult {
 /// the program: SIGTERM, then SIGKILL after a few seconds. When this returns or throws, no
 /// descendant of the program is left, however it ended and whatever process groups it made. Should
 /// this process be killed outright, the program gets SIGTERM from the kernel. Throws Error when it
-/// cannot start. Not for use from several threads at once.
+/// cannot start. For processes of one thread: a signal that another one takes would end the
+/// process.
 [[nodiscard]] ProcessResult run_process(const ProcessRequest& request);
 
 }  // namespace portolan

@@ -4,14 +4,18 @@
 ///   bench_attention --lengths 256,512,1024,2048,4096 --heads 32 --head-dim 128 --dtypes f32,bf16
 ///
 /// prints per dtype, length and method the median milliseconds with their extremes, useful GFLOP/s
-/// (scores that the mask hides do not count) and the share of the product's rate.
+/// (scores that the mask hides do not count) and the share of the product's rate. Before each
+/// sample q, k and v are written anew, as the layer before does, since the product has filled the
+/// caches. With --processor-time samples count the process' time on processors instead of time
+/// passed, which on a machine shared with others says more, and for one thread the same.
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <cstring>
+#include <ctime>
 #include <memory>
 #include <random>
 #include <string>
@@ -39,12 +43,19 @@ struct Options {
   bool separate = false;
   int repeat = 9;
   int threads = 0;
+  bool processor_time = false;
 };
 
-double seconds(auto&& function) {
-  const auto begin = std::chrono::steady_clock::now();
+double now(const Options& options) {
+  timespec time{};
+  clock_gettime(options.processor_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+double seconds(const Options& options, auto&& function) {
+  const double begin = now(options);
   function();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return now(options) - begin;
 }
 
 struct Samples {
@@ -125,24 +136,28 @@ AttentionMethod method_from_name(const std::string& name) {
 void measure(const Options& options, DType dtype, std::int64_t length, Product& product) {
   const std::int64_t key_heads = options.key_heads > 0 ? options.key_heads : options.heads;
   const Device device{DeviceKind::cpu, 0};
-  const std::int64_t width = (options.heads + 2 * key_heads) * options.head_dim;
+  const std::int64_t q_width = options.heads * options.head_dim;
+  const std::int64_t k_width = key_heads * options.head_dim;
+  // One buffer [batch, tokens, all heads], as a fused projection leaves it, or three.
+  const Tensor fused = Tensor::empty({options.batch, length, q_width + 2 * k_width}, dtype, device);
+  const Tensor original = Tensor::empty(fused.shape(), dtype, device);
+  randomise(original);
+  std::memcpy(fused.raw(), original.raw(), original.bytes());
   AttentionProblem problem;
   if (options.separate) {
-    problem.q =
-        Tensor::empty({options.batch, length, options.heads, options.head_dim}, dtype, device);
-    problem.k = Tensor::empty({options.batch, length, key_heads, options.head_dim}, dtype, device);
-    problem.v = Tensor::empty({options.batch, length, key_heads, options.head_dim}, dtype, device);
-    randomise(problem.q);
-    randomise(problem.k);
-    randomise(problem.v);
+    const auto dense = [&](std::int64_t heads, std::int64_t begin) {
+      const std::int64_t tokens = options.batch * length;
+      const auto offset = static_cast<std::size_t>(begin * tokens) * size_of(dtype);
+      return Tensor::borrow(fused.raw() + offset, {options.batch, length, heads, options.head_dim},
+                            dtype, device);
+    };
+    problem.q = dense(options.heads, 0);
+    problem.k = dense(key_heads, q_width);
+    problem.v = dense(key_heads, q_width + k_width);
   } else {
-    const Tensor fused = Tensor::empty({options.batch, length, width}, dtype, device);
-    randomise(fused);
-    const std::int64_t q_width = options.heads * options.head_dim;
-    const std::int64_t k_width = key_heads * options.head_dim;
     problem.q = fused.slice(2, 0, q_width).split_last(options.heads);
     problem.k = fused.slice(2, q_width, q_width + k_width).split_last(key_heads);
-    problem.v = fused.slice(2, q_width + k_width, width).split_last(key_heads);
+    problem.v = fused.slice(2, q_width + k_width, q_width + 2 * k_width).split_last(key_heads);
   }
   problem.mask.causal = !options.full;
   problem.mask.window = options.window;
@@ -153,11 +168,12 @@ void measure(const Options& options, DType dtype, std::int64_t length, Product& 
   Samples product_samples;
   std::vector<Samples> samples(options.methods.size());
   for (int round = -1; round < options.repeat; ++round) {  // the first one warms up
-    const double product_seconds = seconds(product);
+    const double product_seconds = seconds(options, product);
     if (round >= 0) product_samples.values.push_back(product_seconds);
     for (std::size_t m = 0; m < options.methods.size(); ++m) {
       const AttentionMethod method = method_from_name(options.methods[m]);
-      const double taken = seconds([&] { attention_forward(problem, out, method); });
+      std::memcpy(fused.raw(), original.raw(), original.bytes());
+      const double taken = seconds(options, [&] { attention_forward(problem, out, method); });
       if (round >= 0) samples[m].values.push_back(taken);
     }
   }
@@ -189,6 +205,7 @@ int run(int argument_count, char** arguments) {
   app.add_flag("--separate", options.separate, "q, k and v dense instead of one fused buffer");
   app.add_option("--repeat", options.repeat, "samples");
   app.add_option("--threads", options.threads);
+  app.add_flag("--processor-time", options.processor_time, "not counting time off the processor");
   CLI11_PARSE(app, argument_count, arguments);
 
   const Runtime runtime({.device = DeviceKind::cpu, .threads = options.threads});

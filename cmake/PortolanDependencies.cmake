@@ -56,13 +56,16 @@ if(Portolan_ENABLE_OPENMP)
   portolan_find(libxsmm libxsmm-dev 1.17) # libxsmm::libxsmm
 endif()
 if(Portolan_ENABLE_CUDA)
-  portolan_find(CUDAToolkit nvidia-cuda-toolkit) # CUDA::cudart, CUDA::cublasLt
+  portolan_find(CUDAToolkit nvidia-cuda-toolkit) # CUDA::cudart_static, CUDA::cublasLt
 endif()
 
 include("${CMAKE_CURRENT_LIST_DIR}/PortolanKokkos.cmake") # Kokkos::kokkos, Kokkos::kokkoskernels
 if(Portolan_KOKKOS_FOUND)
   string(REPLACE ";" " " Portolan_kokkos_devices "${Kokkos_DEVICES}")
   list(APPEND Portolan_SUMMARY "Kokkos ${Kokkos_VERSION} (${Portolan_kokkos_devices}) in ${Kokkos_DIR}")
+elseif(Portolan_ENABLE_CUDA)
+  list(APPEND Portolan_MISSING
+       "${Portolan_KOKKOS_REASON}: add the prefix of a Kokkos with CUDA to CMAKE_PREFIX_PATH, see docs/cuda.md")
 else()
   list(APPEND Portolan_MISSING
        "${Portolan_KOKKOS_REASON}: run scripts/setup, which builds it, or add the prefix of a Kokkos that fits to CMAKE_PREFIX_PATH")

@@ -17,6 +17,24 @@ target_compile_options(
 # the random numbers that initialise weights.
 target_compile_options(portolan_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 
+target_compile_options(
+  portolan_warnings
+  INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-ffp-contract=off>
+            $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${Portolan_ENABLE_WERROR}>>:-Werror=all-warnings>)
+
+# portolan_kokkos_sources(SOURCES...) names the sources of the present folder that include headers of
+# Kokkos. Kokkos built with CUDA refuses a plain C++ compiler, so in a build with CUDA these, and only
+# these, are compiled as CUDA.
+function(portolan_kokkos_sources)
+  if(Portolan_ENABLE_CUDA)
+    # Functions of the standard library that are constexpr serve device code as well. fmt 9 believes
+    # that nvcc has no constexpr, and then does not compile as C++20.
+    set_source_files_properties(
+      ${ARGN} PROPERTIES LANGUAGE CUDA COMPILE_OPTIONS --expt-relaxed-constexpr COMPILE_DEFINITIONS
+                                                                              FMT_USE_CONSTEXPR=1)
+  endif()
+endfunction()
+
 if(Portolan_SANITIZE)
   target_compile_options(portolan_settings INTERFACE -fsanitize=${Portolan_SANITIZE}
                                                      -fno-sanitize-recover=all

@@ -12,9 +12,10 @@ std::vector<float> gather_rows(Communicator& communicator, std::vector<float> ro
   const auto width = static_cast<std::int64_t>(row.size());
   std::vector<float> all(row.size() * static_cast<std::size_t>(communicator.size()));
   const Device host{DeviceKind::cpu, 0};
-  communicator.all_gather(Tensor::borrow(row.data(), {1, width}, DType::f32, host),
-                          Tensor::borrow(all.data(), {communicator.size(), width}, DType::f32, host),
-                          0, Partition::even(communicator.size(), communicator.size()));
+  communicator.all_gather(
+      Tensor::borrow(row.data(), {1, width}, DType::f32, host),
+      Tensor::borrow(all.data(), {communicator.size(), width}, DType::f32, host), 0,
+      Partition::even(communicator.size(), communicator.size()));
   return all;
 }
 
@@ -32,8 +33,7 @@ std::vector<double> gather_values(Communicator& communicator, double value) {
 }
 
 std::vector<std::string> gather_texts(Communicator& communicator, const std::string& text) {
-  const std::vector<double> lengths =
-      gather_values(communicator, static_cast<double>(text.size()));
+  const std::vector<double> lengths = gather_values(communicator, static_cast<double>(text.size()));
   const auto longest = static_cast<std::size_t>(*std::ranges::max_element(lengths));
   std::vector<std::string> texts(lengths.size());
   if (longest == 0) return texts;

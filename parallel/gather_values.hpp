@@ -9,8 +9,8 @@
 /// Small facts of every rank, for records: not for hot paths. No backend is needed.
 namespace portolan {
 
-/// Every rank's value, in rank order, on every rank. Exact for whole numbers below 2^48; other numbers
-/// keep 48 bits. Collective.
+/// Every rank's value, in rank order, on every rank. Exact for whole numbers below 2^48; other
+/// numbers keep 48 bits. Collective.
 [[nodiscard]] std::vector<double> gather_values(Communicator& communicator, double value);
 
 /// Every rank's text, in rank order, on every rank. Collective.

@@ -11,11 +11,16 @@
 #include "backends/openmp/openmp_backend.hpp"
 #endif
 
+#if defined(PORTOLAN_HAS_CUDA)
+#include "backends/cuda/cuda_backend.hpp"
+#endif
+
 #include "attention/attention.hpp"
 #include "attention/portable/portable_attention.hpp"
 #include "backends/compat/kokkos_runtime.hpp"
 #include "backends/serial/serial_backend.hpp"
 #include "core/backend.hpp"
+#include "core/error.hpp"
 #include "core/host_info.hpp"
 #include "core/log.hpp"
 #include "parallel/gather_values.hpp"
@@ -57,7 +62,33 @@ NodeMasks gather_masks(Communicator& world, const std::string& mask) {
   return node;
 }
 
-void register_everything() {
+/// The GPU of a rank: the ranks of a node take its GPUs in turn. -1 in a build without CUDA. Kokkos
+/// with CUDA starts nowhere else than beside a GPU, and ends the process where there is none, so
+/// that has to be found out before.
+int choose_gpu(DeviceKind device, int local_rank, std::size_t local_ranks) {
+#if defined(PORTOLAN_HAS_CUDA)
+  const CudaDevices gpus = find_cuda_devices();
+  if (gpus.count == 0) {
+    throw UnsupportedError(fmt::format(
+        "{}no CUDA device was found: {}",
+        device == DeviceKind::cuda ? "" : "this build starts only where there is a GPU, and ",
+        gpus.reason));
+  }
+  if (device == DeviceKind::cuda && local_rank == 0 &&
+      local_ranks > static_cast<std::size_t>(gpus.count)) {
+    log().warn("{} ranks share {} GPUs of this node", local_ranks, gpus.count);
+  }
+  return local_rank % gpus.count;
+#else
+  static_cast<void>(device);
+  static_cast<void>(local_rank);
+  static_cast<void>(local_ranks);
+  return -1;
+#endif
+}
+
+/// `gpu` is the index of this rank's GPU, negative for none.
+void register_everything(int gpu) {
   register_backend(make_serial_backend());
   register_attention_kernel(make_portable_attention_serial());
   register_attention_kernel(make_standard_attention_serial());
@@ -66,6 +97,13 @@ void register_everything() {
   register_attention_kernel(make_openmp_flash_attention());
   register_attention_kernel(make_portable_attention_openmp());
   register_attention_kernel(make_standard_attention_openmp());
+#endif
+#if defined(PORTOLAN_HAS_CUDA)
+  register_backend(make_cuda_backend(gpu));
+  register_attention_kernel(make_portable_attention_cuda());
+  register_attention_kernel(make_standard_attention_cuda());
+#else
+  static_cast<void>(gpu);
 #endif
 }
 
@@ -83,13 +121,14 @@ struct Runtime::State {
     }
     set_log_rank(world->rank(), world->size());
     place(options);
-    kokkos.emplace(KokkosSettings{.threads = threads, .device_id = -1});
+    if (device.kind == DeviceKind::cuda) device.index = std::max(gpu, 0);
+    kokkos.emplace(KokkosSettings{.threads = threads, .device_id = gpu});
     if (options.device == DeviceKind::cpu) {
       bind_threads(*topology, placement, [this](const std::function<void(int)>& body) {
         run_on_openmp_team(threads, body);
       });
     }
-    register_everything();
+    register_everything(gpu);
     static_cast<void>(backend_of(device));  // says so if this build has no such device
   }
 
@@ -104,6 +143,7 @@ struct Runtime::State {
     topology.emplace(Topology::detect(openmp_places()));
     const NodeMasks node = gather_masks(*world, topology->mask());
     const MaskGroup group = mask_group(node.masks, node.local_rank);
+    gpu = choose_gpu(options.device, node.local_rank, node.masks.size());
     const bool one_core = options.device == DeviceKind::serial;
     if (group.overlaps_others) {
       log().warn(
@@ -131,6 +171,7 @@ struct Runtime::State {
   std::optional<Topology> topology;
   Placement placement;
   int threads = 1;
+  int gpu = -1;  // negative: this build has no CUDA
   std::string binding;
   std::optional<KokkosRuntime> kokkos;
 };

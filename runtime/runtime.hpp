@@ -22,7 +22,8 @@ struct RuntimeOptions {
 /// process.
 class Runtime {
  public:
-  /// Throws UnsupportedError if the build has no such device.
+  /// Throws UnsupportedError if the build has no such device, and, in a build with CUDA, whatever
+  /// the device, if the machine has no GPU: Kokkos with CUDA starts nowhere else.
   explicit Runtime(const RuntimeOptions& options);
   ~Runtime();
   Runtime(const Runtime&) = delete;

@@ -277,7 +277,7 @@ class FlashKernel final : public AttentionKernel {
   [[nodiscard]] AttentionMethod method() const override { return AttentionMethod::flash; }
 
   [[nodiscard]] std::string unsupported_reason(const AttentionProblem&) const override {
-    static const bool served = has_products(OperandFormat::single);
+    static const bool served = has_vector_operations() && has_products(OperandFormat::single);
     return served ? "" : "libxsmm generates no code for this CPU (it needs AVX2)";
   }
 

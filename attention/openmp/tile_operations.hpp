@@ -33,6 +33,9 @@ struct SourceRows {
   int head_dim = 0;
 };
 
+/// True if this CPU runs the vector code of this file; the rest of the functions need that.
+[[nodiscard]] bool has_vector_operations();
+
 /// Transposes at most kKeyTile rows. single: f32 [head_dim][kKeyTile]; pair: bf16
 /// [ceil(head_dim / 2)][kKeyTile][2]. Columns from `count` to its next multiple of 16 are zeroed.
 /// Formats: single takes every dtype, pair takes bf16.

@@ -18,4 +18,9 @@ namespace portolan {
 [[nodiscard]] std::unique_ptr<AttentionKernel> make_portable_attention_openmp();
 [[nodiscard]] std::unique_ptr<AttentionKernel> make_standard_attention_openmp();
 
+/// The same on device `cuda` (the default instance of Kokkos::Cuda); in builds with
+/// Portolan_ENABLE_CUDA.
+[[nodiscard]] std::unique_ptr<AttentionKernel> make_portable_attention_cuda();
+[[nodiscard]] std::unique_ptr<AttentionKernel> make_standard_attention_cuda();
+
 }  // namespace portolan

@@ -18,9 +18,9 @@
 namespace portolan {
 namespace {
 
-/// Rows of x that are converted to f32 at a time: bounds the scratch, and is far above what a
-/// product needs to reach its full rate.
-constexpr std::int64_t kConvertedRows = 512;
+/// Rows that go through scratch at a time: bounds its size, and is far above what a product needs
+/// to reach its full rate.
+constexpr std::int64_t kScratchRows = 512;
 
 /// Results beyond this size will not be read from the cache: storing past it saves reading the
 /// lines first.
@@ -44,6 +44,16 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
 
   [[nodiscard]] DType compute_dtype(DType dtype) const override {
     return onednn_.has_fast_panels(dtype) ? dtype : DType::f32;
+  }
+
+  void copy_bytes(void* destination, const void* source, std::size_t bytes,
+                  Queue /*queue*/) override {
+    openmp::for_blocks(space(), "Portolan::Transfer::copy", static_cast<std::int64_t>(bytes),
+                       std::int64_t{1} << 20, [&](std::int64_t begin, std::int64_t end) {
+                         std::memcpy(static_cast<std::byte*>(destination) + begin,
+                                     static_cast<const std::byte*>(source) + begin,
+                                     static_cast<std::size_t>(end - begin));
+                       });
   }
 
   void copy(const Tensor& source, const Tensor& out) override {
@@ -259,7 +269,8 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
       return;
     }
     const std::int64_t rows = x.dim(0);
-    const std::int64_t step = x.dtype() == weight.dtype() ? rows : kConvertedRows;
+    const bool direct = is_direct(x, weight) && is_direct_result(out, weight);
+    const std::int64_t step = direct ? rows : kScratchRows;
     for (std::int64_t row = 0; row < rows; row += step) {
       const std::int64_t end = std::min(row + step, rows);
       multiply(x.slice(0, row, end), weight, out.slice(0, row, end), accumulate);
@@ -298,17 +309,24 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     return Tensor(allocator().allocate(bytes), 0, shape, dtype, device());
   }
 
-  /// oneDNN's fast implementations take dense operands only; what is strided goes through scratch.
+  /// oneDNN's fast implementations take dense operands only, and the weight's dtype or an f32
+  /// result: what is not so goes through scratch.
+  [[nodiscard]] static bool is_direct(const Tensor& operand, const Weight& weight) {
+    return operand.is_contiguous() && operand.dtype() == weight.dtype();
+  }
+
+  [[nodiscard]] static bool is_direct_result(const Tensor& out, const Weight& weight) {
+    return is_direct(out, weight) || (out.is_contiguous() && out.dtype() == DType::f32);
+  }
+
   void multiply(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) {
     Tensor source = x;
-    if (x.dtype() != weight.dtype() || !x.is_contiguous()) {
+    if (!is_direct(x, weight)) {
       source = scratch(x.shape(), weight.dtype());
       copy(x, source);
     }
-    Tensor target = out;
-    const bool direct =
-        out.is_contiguous() && (out.dtype() == weight.dtype() || out.dtype() == DType::f32);
-    if (!direct) target = scratch(out.shape(), DType::f32);
+    const bool direct = is_direct_result(out, weight);
+    const Tensor target = direct ? out : scratch(out.shape(), DType::f32);
 
     OneDnnProblem problem;
     problem.rows = x.dim(0);

@@ -139,11 +139,12 @@ class Product {
 
  private:
   static constexpr std::int64_t kRows = 256;
-  using Memory = typename Space::memory_space;
-  using ConstMatrix = Kokkos::View<const float**, Kokkos::LayoutRight, Memory,
+  /// Both spaces named: host memory alone would mean Kokkos' default host space, not Serial.
+  using OnSpace = Kokkos::Device<Space, typename Space::memory_space>;
+  using ConstMatrix = Kokkos::View<const float**, Kokkos::LayoutRight, OnSpace,
                                    Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
   using Matrix =
-      Kokkos::View<float**, Kokkos::LayoutRight, Memory, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+      Kokkos::View<float**, Kokkos::LayoutRight, OnSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
 
   template <class View, class Pointer>
   static auto matrix(Pointer data, std::int64_t rows, std::int64_t columns, std::int64_t stride) {

@@ -63,7 +63,8 @@ KOKKOS_INLINE_FUNCTION float row_sum(const Team& team, std::int64_t columns, con
   float total = 0.0F;
   const std::int64_t block = (columns + kRowPartials - 1) / kRowPartials;
   Kokkos::parallel_reduce(
-      Kokkos::TeamVectorRange(team, kRowPartials),
+      // A value: what is taken by reference would have to exist on a GPU.
+      Kokkos::TeamVectorRange(team, int{kRowPartials}),
       [&](const int partial, float& sum) {
         float own = 0.0F;
         if constexpr (compat::runs_on_host<Space>) {

@@ -13,7 +13,7 @@ class SerialBackend final : public HostBackend<Kokkos::Serial> {
   SerialBackend() : HostBackend({DeviceKind::serial, 0}, host_memory_source()) {}
 
   [[nodiscard]] std::string description() const override {
-    return fmt::format("Kokkos {} Serial, Kokkos Kernels, 1 thread", kokkos_version());
+    return fmt::format("Kokkos {} Serial, {}, 1 thread", kokkos_version(), compat::kGemmLibrary);
   }
 };
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every transport under mpirun with 1, 2, 3 and 4 ranks: the same checks, and what only MPI has.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
-#include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <numeric>
-#include <set>
+#include <csignal>
+#include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -132,6 +132,45 @@ TEST(UnequalNodes, OneAndTwo) {
     // Fewer ranks cannot form these nodes; what they do form must still be one rank's part.
     const std::unique_ptr<Communicator> world = make({"nodes_of_2", TransportChoice::automatic, 2});
     EXPECT_EQ(world->split(world->rank(), 0)->size(), 1);
+  }
+}
+
+/// For its lifetime this process can make no files, and so no shared memory, above a size.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{bytes, before_.rlim_max};
+    handler_ = std::signal(SIGXFSZ, SIG_IGN);
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int) = nullptr;
+};
+
+TEST(WithoutSharedMemory, RanksUseMpiUnlessToldOtherwise) {
+  const int size = session->size();
+  // The first rank makes the control block; every rank makes memory of its own.
+  for (const int victim : {0, size - 1}) {
+    std::optional<FileSizeLimit> limit;
+    if (session->rank() == victim) limit.emplace(4096);
+    if (size == 1) {
+      EXPECT_EQ(make({"shared", TransportChoice::shared, 0})->description(), "single");
+      continue;
+    }
+    EXPECT_THROW((void)make({"shared", TransportChoice::shared, 0}), UnsupportedError);
+    const std::unique_ptr<Communicator> world = make({"automatic", TransportChoice::automatic, 0});
+    EXPECT_EQ(world->description(), "MPI");
+    limit.reset();
+    checks::all_reduce(*world, {kWithoutBackend, true, nodes_of({"", {}, 0}, size)}, DType::f32, 9);
   }
 }
 

@@ -55,8 +55,10 @@ void set_values(const Tensor& tensor, const std::vector<double>& values);
 /// unit in the last place of each, weights add up to 1), of the result to its dtype, and f32 noise.
 [[nodiscard]] double out_tolerance(const AttentionCase& test_case, double largest_value);
 
-/// Fails the running test unless out and log_sum_exp are those of the reference.
-void expect_matches_reference(const AttentionCase& test_case, const AttentionSetup& setup);
+/// Fails the running test unless out and log_sum_exp are those expected, within what rounding
+/// explains.
+void expect_matches(const AttentionCase& test_case, const AttentionSetup& setup,
+                    const reference::AttentionOutput& expected);
 
 /// Runs the case on every registered kernel that serves it, and through select_attention_kernel.
 void check_on_all_kernels(const AttentionCase& test_case);

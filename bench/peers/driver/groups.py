@@ -21,7 +21,11 @@ class GroupError(RuntimeError):
 
 
 class Process:
-    """A child in a session of its own, so that its own children can be found and ended with it."""
+    """A child in a process group of its own, so that the terminal's Ctrl-C is the driver's alone.
+
+    It stays in the driver's session: Linux may share out processor time by sessions first, and a
+    way with one session for all ranks would then get less of a busy machine than one with several.
+    """
 
     def __init__(self, arguments, environment, log):
         self.log = log
@@ -33,7 +37,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,
+                preexec_fn=os.setpgrp,
                 bufsize=0,
             )
         except OSError as error:
@@ -66,11 +70,11 @@ class Process:
             self.buffer += piece
 
     def members(self):
-        """This child and its descendants, which share its session."""
-        found = []
-        for name in os.listdir("/proc"):
-            if name.isdigit() and session_of(name) == self.child.pid:
-                found.append(int(name))
+        """This child and its descendants that are alive."""
+        parents = parents_of_all()
+        found = [self.child.pid] if self.child.pid in parents else []
+        for process in found:
+            found += [child for child, parent in parents.items() if parent == process]
         return found
 
     def stop(self, deadline):
@@ -82,10 +86,9 @@ class Process:
             pass
         self.wait(deadline)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            members = self.members()
-            if not members:
+            if self.child.poll() is not None:
                 break
-            for process in members:
+            for process in self.members():
                 try:
                     os.kill(process, number)
                 except ProcessLookupError:
@@ -93,7 +96,6 @@ class Process:
             self.wait(time.monotonic() + 5)
         self.selector.close()
         self.child.stdout.close()
-        self.wait(time.monotonic() + 5)
 
     def wait(self, deadline):
         try:
@@ -102,13 +104,20 @@ class Process:
             pass
 
 
-def session_of(process):
-    try:
-        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[3])
+def parents_of_all():
+    """Process -> its parent, of all that are alive."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
+                state, parent = file.read().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z":
+            parents[int(name)] = int(parent)
+    return parents
 
 
 class Group:
@@ -136,9 +145,11 @@ class Group:
         try:
             for arguments, environment in self.commands():
                 self.processes.append(Process(arguments, environment, self.log))
-            self.ready = [self.answer_of(process, "start", START_SECONDS) for process in self.processes]
+            self.ready = [
+                self.answer_of(process, "start", START_SECONDS) for process in self.processes
+            ]
             if not all(answer.get("ready") for answer in self.ready):
-                raise GroupError(f'{self.entry.name}: expected {{"ready":true}}, found {self.ready}')
+                raise GroupError(f"{self.entry.name}: expected a ready line, found {self.ready}")
             self.members = [pid for process in self.processes for pid in process.members()]
         except BaseException:
             self.__exit__()

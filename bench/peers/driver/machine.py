@@ -50,7 +50,7 @@ def facts(settings):
     features = set(cpu.get("flags", "").split())
     wanted = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
     memory = text_of("/proc/meminfo").split("\n", 1)[0].split()
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    here = os.path.dirname(os.path.abspath(__file__))
     build = os.path.dirname(os.path.dirname(os.path.abspath(settings.portolan)))
     return {
         "cpu": cpu.get("model name"),
@@ -70,5 +70,5 @@ def facts(settings):
         ),
         "mpirun": first_line(["mpirun", "--version"]),
         "portolan": first_line([os.path.join(build, "apps", "portolan"), "--version"]),
-        "commit": first_line(["git", "rev-parse", "HEAD"], root),
+        "commit": first_line(["git", "rev-parse", "HEAD"], here),
     }

@@ -26,6 +26,7 @@ class Turn:
         self.group = group
         self.action = action
         self.samples = {}
+        self.cpu_samples = {}
         self.idle_cpu_shares = []
         self.foreign_shares = []
 
@@ -49,7 +50,7 @@ class LogitCheck:
                 values[row, token] = value
         name, reference = self.references.setdefault(length, (group.entry.name, values))
         if values.keys() != reference.keys():
-            raise GroupError(f"{group.entry.name}: expected the logits that {name} gave, found others")
+            raise GroupError(f"{group.entry.name}: expected logits at the positions of {name}'s")
         scale = max(abs(value) for value in reference.values())
         difference = max(abs(values[key] - reference[key]) for key in reference) / scale
         # Written so that a NaN fails too.
@@ -74,13 +75,14 @@ def take_turn(turn, groups, length, keep):
     idle = sum(other.cpu_seconds() for other in others) - sum(others_before)
     if keep:
         turn.samples.setdefault(length, []).append(seconds)
+        turn.cpu_samples.setdefault(length, []).append(own)
         turn.idle_cpu_shares.append(idle / wall)
         foreign = busy - busy_before - own - idle + steal - steal_before
         turn.foreign_shares.append(max(0.0, foreign / wall))
 
 
-def run_batch(settings, entries, lengths, warmup, passes, check):
-    """Starts the groups of one batch, times them and stops them; [(Turn, facts of its group)]."""
+def run_round(settings, entries, lengths, warmup, passes, check):
+    """Starts the groups of one round, times them and stops them; [(Turn, facts of its group)]."""
     with contextlib.ExitStack() as stack:
         groups = []
         for entry in entries:

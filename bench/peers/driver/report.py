@@ -18,7 +18,7 @@ def summary(samples):
 
 
 class Report:
-    """Collects batches of one run. `batch` numbers go on over dtypes."""
+    """Collects the rounds of one run; their numbers go on over dtypes."""
 
     def __init__(self, settings, lengths, warmup, passes):
         self.settings = settings
@@ -31,10 +31,10 @@ class Report:
         self.idle_shares = []
         self.foreign_shares = []
         self.peer_versions = {}
-        self.batches = 0
+        self.rounds = 0
 
-    def add_batch(self, results):
-        """`results` as from run_batch. Ratios are to Portolan's times in the same batch."""
+    def add_round(self, results):
+        """`results` as from run_round. Ratios are to Portolan's times in the same round."""
         own = {
             (turn.group.entry.mode, turn.action): turn.samples
             for turn, _ in results
@@ -60,18 +60,19 @@ class Report:
                     "layers": self.settings.layers,
                     "ranks": self.settings.ranks,
                     "threads_per_rank": self.settings.threads,
-                    "run": self.batches,
+                    "round": self.rounds,
                     "time_s": summary(samples),
+                    "cpu_s_of_all_ranks": summary(turn.cpu_samples[length]),
                     "resident_peak_bytes": facts["resident_peak"],
                     "binding": facts["binding"],
                 }
                 if not entry.is_portolan:
                     self.peer_versions = facts["ready"]["versions"]
-                    row["ratio"] = ratio_to(samples, own.get((entry.mode, "forward"), {}).get(length))
+                    row["ratio"] = ratio_to(samples, own[entry.mode, "forward"][length])
                 elif turn.action == "forward":
                     row["ratio_to_floor"] = ratio_to(samples, own[entry.mode, "floor"][length])
                 self.rows.append(row)
-        self.batches += 1
+        self.rounds += 1
 
     def table(self, dtype):
         """Lines of text: a row per way, three columns per length."""
@@ -81,7 +82,7 @@ class Report:
             f"{dtype}, {settings.preset}, {settings.layers} layers, batch {settings.batch},"
             f" {settings.ranks} ranks x {settings.threads} threads: median [min, max] of"
             f" {self.passes} passes, seconds",
-            f"{'':22}" + "".join(f"{f'length {length:>{width}}':^34}" for length in self.lengths),
+            f"{'':22}" + "".join(f"{f'length {length:>{width}}':^36}" for length in self.lengths),
         ]
         lines += self.portolan_lines(dtype)
         names = []
@@ -118,7 +119,7 @@ class Report:
     def notes(self):
         """What a reader has to know before believing the figures."""
         lines = [
-            "x: peer's time over Portolan's in the same mode and the same batch of groups (above 1"
+            "..x: peer's time over Portolan's in the same mode and the same round (above 1"
             " Portolan is faster); for Portolan: its time over its matrix products alone (floor)."
         ]
         if self.foreign_shares and statistics.median(self.foreign_shares) > FOREIGN_LIMIT:
@@ -160,9 +161,7 @@ class Report:
 
 
 def ratio_to(samples, reference):
-    """`samples` over `reference`: of the medians, and beside it the spread of the ratios pass by pass."""
-    if not reference:
-        return None
+    """`samples` over `reference`: of the medians, and the spread of the ratios pass by pass."""
     paired = [mine / theirs for mine, theirs in zip(samples, reference)]
     return {
         "of_medians": statistics.median(samples) / statistics.median(reference),
@@ -172,8 +171,8 @@ def ratio_to(samples, reference):
 
 def cell(times, ratio, suffix=""):
     text = f"{times['median']:.3f} [{times['min']:.3f}, {times['max']:.3f}]"
-    factor = f"x {ratio['of_medians']:.2f}" if ratio else ""
-    return f"{text:>24} {f'{factor} {suffix}'.strip() if ratio else '':<9}"
+    factor = f"{ratio['of_medians']:.2f}x" if ratio else ""
+    return f"{text:>24} {f'{factor} {suffix}' if ratio else '':<11}"
 
 
 def overlap(row):

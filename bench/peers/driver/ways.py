@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 SIZES = {
     "llama-7b": {"hidden": 4096, "intermediate": 11008, "heads": 32, "vocabulary": 32000},
-    # Of --check only: Portolan's preset of this name has fewer key and value heads.
+    # Of --check only, which runs no Portolan.
     "tiny": {"hidden": 64, "intermediate": 176, "heads": 4, "vocabulary": 256},
 }
 BYTES = {"f32": 4, "bf16": 2}
@@ -161,14 +161,14 @@ def shim_path(venv):
     return os.path.join(venv, "lib", "libmkl_intel_path.so")
 
 
-def batches(settings, peers, modes, available):
-    """Splits the peers into batches that fit into memory, each beside Portolan's groups."""
+def rounds(settings, peers, modes, available):
+    """Splits the peers into rounds that fit into memory, each beside Portolan's groups."""
     if not peers:
         return []
     dtype = peers[0].dtype
-    portolan = [(entry, estimated_bytes(settings, entry)) for entry in portolan_entries(dtype, modes)]
+    portolan = portolan_entries(dtype, modes)
     loading = max(loading_bytes(settings, entry) for entry in peers)
-    room = available - loading - sum(size for _, size in portolan)
+    room = available - loading - sum(estimated_bytes(settings, entry) for entry in portolan)
     result, used = [], 0
     for entry in peers:
         size = estimated_bytes(settings, entry)
@@ -179,7 +179,7 @@ def batches(settings, peers, modes, available):
                 file=sys.stderr,
             )
         if not result or used + size > room:
-            result.append([portolan_entry for portolan_entry, _ in portolan])
+            result.append(list(portolan))
             used = 0
         result[-1].append(entry)
         used += size

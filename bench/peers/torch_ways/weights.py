@@ -63,7 +63,8 @@ class RandomWeights:
         rows, columns, _ = self.shapes[name]
         bound = math.sqrt(3.0 / columns)
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator).to(self.dtype)
+        weight = torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
+        return weight.to(self.dtype)
 
     def shard(self, name):
         dimension = self.shapes[name][2]

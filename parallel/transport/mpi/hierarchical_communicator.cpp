@@ -2,10 +2,10 @@
 #include "parallel/transport/mpi/hierarchical_communicator.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "core/error.hpp"
+#include "parallel/host_operations.hpp"
 #include "parallel/pieces.hpp"
 #include "parallel/transport/mpi/mpi_communicator.hpp"
 
@@ -162,8 +162,8 @@ void HierarchicalCommunicator::do_reduce_scatter(const Tensor& full, const Tenso
     std::byte* to = ordered.raw() + order.elements.offset(i) * element;
     for_each_piece(layout, partition, part, 0, part_bytes(layout, partition, part),
                    [&](std::int64_t in_full, std::int64_t in_part, std::int64_t bytes) {
-                     std::memcpy(to + in_part, full.raw() + in_full,
-                                 static_cast<std::size_t>(bytes));
+                     copy_dense(to + in_part, full.raw() + in_full, bytes, full.dtype(),
+                                full.device());
                    });
   }
   const Tensor own = shard.view({shard.elements()});
@@ -174,8 +174,8 @@ void HierarchicalCommunicator::do_reduce_scatter(const Tensor& full, const Tenso
     const auto place = std::find(order.ranks.begin(), order.ranks.end(), rank());
     const std::int64_t offset =
         order.elements.offset(static_cast<int>(place - order.ranks.begin())) * element;
-    if (own.elements() > 0) std::memcpy(own.raw(), ordered.raw() + offset, own.bytes());
-    return;
+    return copy_dense(own.raw(), ordered.raw() + offset, static_cast<std::int64_t>(own.bytes()),
+                      full.dtype(), full.device());
   }
   const Partition by_local =
       grouped(order, std::vector<int>(static_cast<std::size_t>(node().size()), nodes()));
@@ -222,8 +222,8 @@ void HierarchicalCommunicator::do_all_gather(const Tensor& shard, const Tensor& 
     const std::byte* from = ordered.raw() + order.elements.offset(i) * element;
     for_each_piece(layout, partition, part, 0, part_bytes(layout, partition, part),
                    [&](std::int64_t in_full, std::int64_t in_part, std::int64_t bytes) {
-                     std::memcpy(full.raw() + in_full, from + in_part,
-                                 static_cast<std::size_t>(bytes));
+                     copy_dense(full.raw() + in_full, from + in_part, bytes, full.dtype(),
+                                full.device());
                    });
   }
 }

@@ -2,14 +2,14 @@
 #include "parallel/transport/mpi/mpi_communicator.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <exception>
+#include <initializer_list>
 #include <utility>
 #include <vector>
 
 #include "core/error.hpp"
+#include "parallel/host_operations.hpp"
 #include "parallel/pieces.hpp"
-#include "parallel/summation.hpp"
 
 namespace portolan {
 namespace {
@@ -21,10 +21,6 @@ constexpr std::int64_t kWholeBytes = 16 * 1024;
 constexpr std::int64_t kSliceUnit = 64;
 
 std::int64_t bytes_of(const Tensor& tensor) { return static_cast<std::int64_t>(tensor.bytes()); }
-
-void copy_bytes(std::byte* to, const std::byte* from, std::int64_t bytes) {
-  if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<std::size_t>(bytes));
-}
 
 class MpiCommunicator final : public Communicator {
  public:
@@ -65,8 +61,9 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  [[nodiscard]] MpiGroup::Batch batch(Collective collective) const {
-    return {group_, name_of(collective)};
+  [[nodiscard]] MpiGroup::Batch batch(Collective collective,
+                                      std::initializer_list<Tensor> memory = {}) const {
+    return {group_, name_of(collective), memory};
   }
   /// The i-th rank after this one: ranks that all begin with rank 0 would make it the bottleneck.
   [[nodiscard]] int after(int i) const { return (rank() + i) % size(); }
@@ -79,8 +76,9 @@ class MpiCommunicator final : public Communicator {
     return scratch_.raw();
   }
   static Tensor allocate_scratch(std::int64_t bytes);
-  void reduce_whole(std::byte* data, std::int64_t elements, DType dtype, Device device);
-  void reduce_slices(std::byte* data, std::int64_t elements, DType dtype, Device device);
+  /// Elements [begin, begin + elements) of x.
+  void reduce_whole(const Tensor& x, std::int64_t begin, std::int64_t elements);
+  void reduce_slices(const Tensor& x, std::int64_t begin, std::int64_t elements);
 
   MpiGroup group_;
   int exceptions_at_start_;
@@ -96,11 +94,12 @@ Tensor MpiCommunicator::allocate_scratch(std::int64_t bytes) {
 }
 
 /// Everybody's data to everybody, who sums all of it.
-void MpiCommunicator::reduce_whole(std::byte* data, std::int64_t elements, DType dtype,
-                                   Device device) {
-  const std::int64_t bytes = elements * static_cast<std::int64_t>(size_of(dtype));
+void MpiCommunicator::reduce_whole(const Tensor& x, std::int64_t begin, std::int64_t elements) {
+  const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
+  const std::int64_t bytes = elements * element;
+  std::byte* data = x.raw() + begin * element;
   std::byte* received = scratch(bytes * size());
-  MpiGroup::Batch messages = batch(Collective::all_reduce);
+  MpiGroup::Batch messages = batch(Collective::all_reduce, {x, scratch_});
   std::vector<const std::byte*> inputs(static_cast<std::size_t>(size()), data);
   for (int i = 1; i < size(); ++i) {
     const int peer = after(i);
@@ -109,20 +108,20 @@ void MpiCommunicator::reduce_whole(std::byte* data, std::int64_t elements, DType
   }
   for (int i = 1; i < size(); ++i) messages.send(data, bytes, after(i));
   messages.wait();
-  sum_in_order(inputs, {&data, 1}, elements, dtype, device);
+  sum_in_order(inputs, {&data, 1}, elements, x.dtype(), x.device());
 }
 
 /// Slices to their ranks, who sum them and send the sums to everybody.
-void MpiCommunicator::reduce_slices(std::byte* data, std::int64_t elements, DType dtype,
-                                    Device device) {
-  const auto element = static_cast<std::int64_t>(size_of(dtype));
+void MpiCommunicator::reduce_slices(const Tensor& x, std::int64_t begin, std::int64_t elements) {
+  const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
+  std::byte* data = x.raw() + begin * element;
   const Partition slices = Partition::even(elements, size(), kSliceUnit);
   const auto slice = [&](int peer) { return data + slices.offset(peer) * element; };
   const auto bytes = [&](int peer) { return slices.share(peer) * element; };
   const std::int64_t own_bytes = bytes(rank());
   std::byte* received = scratch(own_bytes * size());
   std::vector<const std::byte*> inputs(static_cast<std::size_t>(size()), slice(rank()));
-  MpiGroup::Batch parts = batch(Collective::all_reduce);
+  MpiGroup::Batch parts = batch(Collective::all_reduce, {x, scratch_});
   for (int i = 1; i < size() && own_bytes > 0; ++i) {
     const int peer = after(i);
     inputs[static_cast<std::size_t>(peer)] = received + peer * own_bytes;
@@ -133,9 +132,9 @@ void MpiCommunicator::reduce_slices(std::byte* data, std::int64_t elements, DTyp
   }
   parts.wait();
   std::byte* out = slice(rank());
-  sum_in_order(inputs, {&out, 1}, slices.share(rank()), dtype, device);
+  sum_in_order(inputs, {&out, 1}, slices.share(rank()), x.dtype(), x.device());
 
-  MpiGroup::Batch sums = batch(Collective::all_reduce);
+  MpiGroup::Batch sums = batch(Collective::all_reduce, {x, scratch_});
   for (int i = 1; i < size(); ++i) {
     if (bytes(after(i)) > 0) sums.receive(slice(after(i)), bytes(after(i)), after(i));
   }
@@ -150,9 +149,7 @@ void MpiCommunicator::do_all_reduce(const Tensor& x) {
   const std::int64_t chunk = kChunkBytes / element;
   for (std::int64_t begin = 0; begin < x.elements(); begin += chunk) {
     const std::int64_t count = std::min(chunk, x.elements() - begin);
-    std::byte* data = x.raw() + begin * element;
-    whole ? reduce_whole(data, count, x.dtype(), x.device())
-          : reduce_slices(data, count, x.dtype(), x.device());
+    whole ? reduce_whole(x, begin, count) : reduce_slices(x, begin, count);
   }
 }
 
@@ -161,7 +158,8 @@ void MpiCommunicator::do_all_gather(const Tensor& shard, const Tensor& full,
   const auto place = [&](int part, const std::byte* from, std::int64_t begin, std::int64_t end) {
     for_each_piece(layout, partition, part, begin, end,
                    [&](std::int64_t in_full, std::int64_t in_part, std::int64_t bytes) {
-                     copy_bytes(full.raw() + in_full, from + (in_part - begin), bytes);
+                     copy_dense(full.raw() + in_full, from + (in_part - begin), bytes, full.dtype(),
+                                full.device());
                    });
   };
   const bool in_place = layout.outer == 1;  // parts are contiguous in the full tensor
@@ -172,7 +170,7 @@ void MpiCommunicator::do_all_gather(const Tensor& shard, const Tensor& full,
     const auto end = [&](int part) {
       return std::min(begin + chunk, part_bytes(layout, partition, part));
     };
-    MpiGroup::Batch messages = batch(Collective::all_gather);
+    MpiGroup::Batch messages = batch(Collective::all_gather, {shard, full, scratch_});
     for (int i = 1; i < size(); ++i) {
       const int peer = after(i);
       if (end(peer) <= begin) continue;
@@ -204,7 +202,7 @@ void MpiCommunicator::do_reduce_scatter(const Tensor& full, const Tensor& shard,
     const auto end = [&](int part) {
       return std::min(begin + chunk, part_bytes(layout, partition, part));
     };
-    MpiGroup::Batch messages = batch(Collective::reduce_scatter);
+    MpiGroup::Batch messages = batch(Collective::reduce_scatter, {full, scratch_});
     const std::int64_t own = std::max<std::int64_t>(0, end(rank()) - begin);
     std::vector<const std::byte*> inputs(static_cast<std::size_t>(size()));
     for (int i = 1; i < size() && own > 0; ++i) {
@@ -217,7 +215,8 @@ void MpiCommunicator::do_reduce_scatter(const Tensor& full, const Tensor& shard,
         std::byte* to = outgoing + part * chunk;
         for_each_piece(layout, partition, part, begin, end(part),
                        [&](std::int64_t in_full, std::int64_t in_part, std::int64_t bytes) {
-                         copy_bytes(to + (in_part - begin), full.raw() + in_full, bytes);
+                         copy_dense(to + (in_part - begin), full.raw() + in_full, bytes,
+                                    full.dtype(), full.device());
                        });
         data = to;
       }
@@ -240,11 +239,11 @@ void MpiCommunicator::do_broadcast(const Tensor& x, int root) {
   for (std::int64_t begin = 0; begin < bytes_of(x); begin += kChunkBytes) {
     const std::int64_t count = std::min(kChunkBytes, bytes_of(x) - begin);
     if (place != 0) {
-      MpiGroup::Batch message = batch(Collective::broadcast);
+      MpiGroup::Batch message = batch(Collective::broadcast, {x});
       message.receive(x.raw() + begin, count, rank_at(place - reach));
       message.wait();
     }
-    MpiGroup::Batch messages = batch(Collective::broadcast);
+    MpiGroup::Batch messages = batch(Collective::broadcast, {x});
     for (int child = reach / 2; child > 0; child /= 2) {
       if (place + child < size()) messages.send(x.raw() + begin, count, rank_at(place + child));
     }

@@ -44,14 +44,13 @@ MpiGroup::MpiGroup(std::shared_ptr<MpiWorld> world, std::chrono::milliseconds de
       rank_(rank),
       tag_(tag) {}
 
-MpiGroup::Batch::Batch(const MpiGroup& group, std::string_view operation)
-    : group_(group), operation_(operation), messages_(std::make_unique<MpiMessages>()) {}
-
-MpiGroup::Batch::~Batch() {
-  group_.world_->release(*messages_);
-  const std::lock_guard lock(group_.world_->mutex);
-  messages_->abandon();
+MpiGroup::Batch::Batch(const MpiGroup& group, std::string_view operation,
+                       std::initializer_list<Tensor> memory)
+    : group_(group), operation_(operation), messages_(std::make_unique<MpiMessages>()) {
+  messages_->memory = memory;
 }
+
+MpiGroup::Batch::~Batch() { group_.world_->abandon(*messages_); }
 
 void MpiGroup::Batch::send(const std::byte* data, std::int64_t bytes, int peer) {
   MpiWorld& world = *group_.world_;

@@ -4,11 +4,14 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "core/tensor.hpp"
 
 namespace portolan {
 
@@ -33,13 +36,15 @@ class MpiGroup {
   /// Messages that travel together. Whatever has not ended when a batch is destroyed is given up.
   class Batch {
    public:
-    /// `operation` names the batch in errors and stays valid.
-    Batch(const MpiGroup& group, std::string_view operation);
+    /// `operation` names the batch in errors and stays valid. `memory` is what the messages are
+    /// sent from and received into; it is kept as long as peers may reach for it.
+    Batch(const MpiGroup& group, std::string_view operation,
+          std::initializer_list<Tensor> memory = {});
     ~Batch();
     Batch(const Batch&) = delete;
     Batch& operator=(const Batch&) = delete;
 
-    /// Any size. The memory must stay until wait() has returned.
+    /// Any size.
     void send(const std::byte* data, std::int64_t bytes, int peer);
     void receive(std::byte* data, std::int64_t bytes, int peer);
     /// Keeps the messages moving while this thread does other things, where MPI allows.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <exception>
+#include <initializer_list>
 #include <optional>
 #include <utility>
 
@@ -42,7 +43,8 @@ class MpiRotation final : public RingRotation {
     }
     const auto bytes = static_cast<std::int64_t>(current_.bytes());
     const int size = group_.size();
-    batch_.emplace(group_, name_of(Collective::ring_shift));
+    batch_.emplace(group_, name_of(Collective::ring_shift),
+                   std::initializer_list<Tensor>{current_, next_});
     batch_->receive(next_.raw(), bytes, (group_.rank() + size - 1) % size);
     batch_->send(current_.raw(), bytes, (group_.rank() + 1) % size);
     batch_->progress_in_background();

@@ -15,7 +15,12 @@
 namespace portolan {
 namespace {
 
+// Time for other ranks to say what they have to say.
 constexpr std::chrono::milliseconds kAbortGrace{500};
+// Code 1 may mean that a rank fails only because another one did. If that has a code that says
+// more, it is to be the job's, which is the code of the first to abort.
+constexpr std::chrono::milliseconds kFollowerGrace{1500};
+constexpr int kFollowerCode = 1;
 
 }  // namespace
 
@@ -74,7 +79,7 @@ int MpiSession::node_count() const noexcept {
 
 void MpiSession::abort(int exit_code) noexcept {
   std::fflush(nullptr);
-  std::this_thread::sleep_for(kAbortGrace);
+  std::this_thread::sleep_for(exit_code == kFollowerCode ? kFollowerGrace : kAbortGrace);
   // Not under the world's lock: its holder may be what hangs.
   MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);

@@ -40,13 +40,16 @@ bool MpiMessages::test() {
   return ended || !error.empty();
 }
 
-void MpiMessages::abandon() noexcept {
+bool MpiMessages::abandon() noexcept {
+  bool unfinished = false;
   for (Message& message : messages) {
     if (message.request == MPI_REQUEST_NULL) continue;
     if (message.receives) MPI_Cancel(&message.request);
     MPI_Request_free(&message.request);
+    unfinished = true;
   }
   messages.clear();
+  return unfinished;
 }
 
 MpiWorld::MpiWorld(bool background_progress) : background_progress_(background_progress) {
@@ -98,6 +101,13 @@ void MpiWorld::progress(MpiMessages& messages) {
 void MpiWorld::release(MpiMessages& messages) noexcept {
   const std::lock_guard lock(mutex);
   if (in_background_ == &messages) in_background_ = nullptr;
+}
+
+void MpiWorld::abandon(MpiMessages& messages) noexcept {
+  const std::lock_guard lock(mutex);
+  if (in_background_ == &messages) in_background_ = nullptr;
+  if (!messages.abandon()) return;
+  abandoned_memory_.insert(abandoned_memory_.end(), messages.memory.begin(), messages.memory.end());
 }
 
 void MpiWorld::run_progress(const std::stop_token& stop) {

@@ -19,6 +19,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/tensor.hpp"
+
 /// Internal to the MPI transport: what its classes share of one process' MPI. Only sources of this
 /// folder include it, so that nobody else sees MPI's header.
 namespace portolan {
@@ -31,14 +33,16 @@ struct MpiMessages {
     bool receives = false;
   };
   std::vector<Message> messages;
+  /// What they are sent from and received into.
+  std::vector<Tensor> memory;
   /// Set when MPI reports an error.
   std::string error;
 
   /// One round of MPI's progress; true when all have ended or one has failed. The world's lock must
   /// be held.
   bool test();
-  /// Gives up what has not ended; the memory may be reused after. The world's lock must be held.
-  void abandon() noexcept;
+  /// Gives up what has not ended; returns whether there was any. The world's lock must be held.
+  bool abandon() noexcept;
 };
 
 /// A private duplicate of MPI_COMM_WORLD. Every MPI call between initialisation and finalisation is
@@ -62,6 +66,9 @@ class MpiWorld {
   /// Does nothing if MPI may be called by one thread only.
   void progress(MpiMessages& messages);
   void release(MpiMessages& messages) noexcept;
+  /// Gives up what has not ended. Peers may still read and write its memory, which is why it stays
+  /// until the end of the process.
+  void abandon(MpiMessages& messages) noexcept;
 
   /// Tells all ranks, once, that this one has failed. Does not wait.
   void announce_failure(const std::string& reason) noexcept;
@@ -85,6 +92,7 @@ class MpiWorld {
   std::array<char, kFailureBytes> announcement_{};
   bool announced_ = false;
   std::string failure_;
+  std::vector<Tensor> abandoned_memory_;
   std::condition_variable_any progress_wanted_;
   MpiMessages* in_background_ = nullptr;
   std::jthread progress_thread_;

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "parallel/host_operations.hpp"
 #include "parallel/pieces.hpp"
-#include "parallel/summation.hpp"
 #include "parallel/transport/shared/shared_group.hpp"
 #include "parallel/transport/shared/window.hpp"
 
@@ -17,7 +17,7 @@ namespace portolan {
 namespace {
 
 // One half of a rank's staging memory: a chunk stays in the caches, and a step per chunk is cheap.
-constexpr std::int64_t kStagingBytes = std::int64_t{1} << 18;
+constexpr std::int64_t kStagingBytes = std::int64_t{1} << 19;
 // Up to here all ranks sum everything: a second step costs more than the redundant work, which
 // grows with the number of ranks.
 constexpr std::int64_t kSymmetricBytes = 16 * 1024;
@@ -28,8 +28,9 @@ constexpr std::int64_t kSliceUnit = 64;
 
 std::int64_t bytes_of(const Tensor& tensor) { return static_cast<std::int64_t>(tensor.bytes()); }
 
-void copy_bytes(std::byte* to, const std::byte* from, std::int64_t bytes) {
-  if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+/// copy_dense for memory of the kind that `like` is.
+void copy_like(const Tensor& like, std::byte* to, const std::byte* from, std::int64_t bytes) {
+  copy_dense(to, from, bytes, like.dtype(), like.device());
 }
 
 /// The peers' blocks, read where they are.
@@ -171,7 +172,7 @@ void SharedCommunicator::do_all_reduce(const Tensor& x) {
       data[static_cast<std::size_t>(peer)] = address_of(peer);
   };
   if (bytes * size() <= kSymmetricBytes) {
-    copy_bytes(next_staging(rank()), x.raw(), bytes);
+    copy_like(x, next_staging(rank()), x.raw(), bytes);
     group_.step(step);
     each([&](int peer) { return last_staging(peer); });
     const std::vector<const std::byte*> inputs(data.begin(), data.end());
@@ -187,12 +188,12 @@ void SharedCommunicator::do_all_reduce(const Tensor& x) {
   }
   for (std::int64_t begin = 0; begin < bytes; begin += kStagingBytes) {
     const std::int64_t count = std::min(kStagingBytes, bytes - begin);
-    copy_bytes(next_staging(rank()), x.raw() + begin, count);
+    copy_like(x, next_staging(rank()), x.raw() + begin, count);
     group_.step(step);
     each([&](int peer) { return last_staging(peer); });
     reduce_slice(data, count / element, x.dtype(), x.device());
     group_.step(step);
-    copy_bytes(x.raw() + begin, data[static_cast<std::size_t>(rank())], count);
+    copy_like(x, x.raw() + begin, data[static_cast<std::size_t>(rank())], count);
   }
 }
 
@@ -208,7 +209,7 @@ void SharedCommunicator::do_all_gather(const Tensor& shard, const Tensor& full,
                          std::int64_t end) {
     for_each_piece(layout, partition, part, begin, end,
                    [&](std::int64_t in_full, std::int64_t in_part, std::int64_t bytes) {
-                     copy_bytes(to + in_full, from + (in_part - begin), bytes);
+                     copy_like(full, to + in_full, from + (in_part - begin), bytes);
                    });
   };
   if (largest > kStagedBytes) {
@@ -235,7 +236,7 @@ void SharedCommunicator::do_all_gather(const Tensor& shard, const Tensor& full,
     const auto count = [&](int part) {
       return std::min(kStagingBytes, part_bytes(layout, partition, part) - begin);
     };
-    copy_bytes(next_staging(rank()), shard.raw() + begin, count(rank()));
+    copy_like(full, next_staging(rank()), shard.raw() + begin, count(rank()));
     group_.step(step);
     for (int part = 0; part < size(); ++part) {
       place(part, last_staging(part), full.raw(), begin, begin + count(part));
@@ -286,7 +287,7 @@ void SharedCommunicator::do_reduce_scatter(const Tensor& full, const Tensor& sha
       std::byte* to = next_staging(rank()) + part * chunk;
       for_each_piece(layout, partition, part, begin, end(part),
                      [&](std::int64_t in_full, std::int64_t in_part, std::int64_t bytes) {
-                       copy_bytes(to + (in_part - begin), full.raw() + in_full, bytes);
+                       copy_like(full, to + (in_part - begin), full.raw() + in_full, bytes);
                      });
     }
     group_.step(step);
@@ -304,15 +305,15 @@ void SharedCommunicator::do_broadcast(const Tensor& x, int root) {
     group_.step(step);
     const WindowPosition& position = group_.brought(root).source;
     if (position.readable()) {
-      copy_bytes(x.raw(), data_of(root, position, x), bytes);
+      copy_like(x, x.raw(), data_of(root, position, x), bytes);
       return group_.step(step);
     }
   }
   for (std::int64_t begin = 0; begin < bytes; begin += kStagingBytes) {
     const std::int64_t count = std::min(kStagingBytes, bytes - begin);
-    if (rank() == root) copy_bytes(next_staging(root), x.raw() + begin, count);
+    if (rank() == root) copy_like(x, next_staging(root), x.raw() + begin, count);
     group_.step(step);
-    if (rank() != root) copy_bytes(x.raw() + begin, last_staging(root), count);
+    if (rank() != root) copy_like(x, x.raw() + begin, last_staging(root), count);
   }
 }
 
@@ -320,7 +321,7 @@ std::unique_ptr<RingRotation> SharedCommunicator::do_rotate(const Tensor& own) {
   Tensor block = own;
   if (!window_->position_of(own).readable()) {
     block = window_->allocate(own.shape(), own.dtype(), own.device());
-    copy_bytes(block.raw(), own.raw(), bytes_of(own));
+    copy_like(own, block.raw(), own.raw(), bytes_of(own));
   }
   StepDescriptor step{.collective = Collective::ring_shift,
                       .dtype = own.dtype(),

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "parallel/summation.hpp"
+#include "parallel/host_operations.hpp"
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "core/backend.hpp"
@@ -12,8 +13,9 @@
 namespace portolan {
 namespace {
 
-// Below this, starting threads costs more than it saves.
+// Below these, starting threads costs more than it saves; copies have less to do per byte.
 constexpr std::int64_t kBackendBytes = 64 * 1024;
+constexpr std::int64_t kBackendCopyBytes = 512 * 1024;
 
 template <typename T>
 void sum_portably(std::span<const std::byte* const> inputs, std::span<std::byte* const> outs,
@@ -68,6 +70,17 @@ void sum_in_order(std::span<const std::byte* const> inputs, std::span<std::byte*
     default:
       throw UsageError(
           fmt::format("sums over ranks are of f32, bf16 or f16, found {}", name_of(dtype)));
+  }
+}
+
+void copy_dense(std::byte* to, const std::byte* from, std::int64_t bytes, DType dtype,
+                Device device) {
+  if (bytes <= 0 || to == from) return;
+  if (bytes >= kBackendCopyBytes && is_floating(dtype) && has_backend(device)) {
+    const std::int64_t elements = bytes / static_cast<std::int64_t>(size_of(dtype));
+    ops::copy(borrow(from, elements, dtype, device), borrow(to, elements, dtype, device));
+  } else {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
 }
 

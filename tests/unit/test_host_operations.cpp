@@ -10,7 +10,7 @@
 #include "core/backend.hpp"
 #include "core/dtype.hpp"
 #include "core/error.hpp"
-#include "parallel/summation.hpp"
+#include "parallel/host_operations.hpp"
 
 namespace portolan {
 namespace {
@@ -119,6 +119,26 @@ TEST(SummationOfOtherDtypes, IsRefused) {
   auto* out = reinterpret_cast<std::byte*>(values.data());
   const std::byte* in = out;
   EXPECT_THROW(sum_in_order({&in, 1}, {&out, 1}, 4, DType::i32, kWithoutBackend), UsageError);
+}
+
+TEST(CopyDense, KeepsEveryBitWithAndWithoutABackend) {
+  // Any bit pattern: signalling NaNs of every floating dtype are among them.
+  std::vector<Device> devices{kWithoutBackend};
+  for (const auto& backend : registered_backends()) devices.push_back(backend->device());
+  std::mt19937 random(9);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::i64, DType::u8}) {
+    for (const std::int64_t bytes : {0, 8, 1000, 3'000'008}) {
+      std::vector<std::byte> from(static_cast<std::size_t>(bytes));
+      for (std::byte& byte : from) byte = static_cast<std::byte>(random());
+      for (const Device device : devices) {
+        std::vector<std::byte> to(from.size());
+        copy_dense(to.data(), from.data(), bytes, dtype, device);
+        EXPECT_TRUE(to == from) << name_of(dtype) << ", " << bytes << " bytes";
+        copy_dense(to.data(), to.data(), bytes, dtype, device);
+        EXPECT_TRUE(to == from);
+      }
+    }
+  }
 }
 
 }  // namespace

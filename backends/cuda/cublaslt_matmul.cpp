@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backends/cuda/cublaslt_matmul.hpp"
+
+#include <algorithm>
+
+#include "backends/cuda/cuda_status.hpp"
+#include "core/error.hpp"
+
+namespace portolan {
+namespace {
+
+cudaDataType_t data_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return CUDA_R_32F;
+    case DType::bf16:
+      return CUDA_R_16BF;
+    case DType::f16:
+      return CUDA_R_16F;
+    default:
+      throw UnsupportedError(
+          fmt::format("products are computed in f32, bf16 and f16, found {}", name_of(dtype)));
+  }
+}
+
+/// Largest power of two that divides the address, up to what cuBLASLt asks for at most.
+std::uint32_t alignment_of(const Tensor& tensor) {
+  constexpr std::uintptr_t kMost = 256;
+  const auto address = reinterpret_cast<std::uintptr_t>(tensor.raw()) | kMost;
+  return static_cast<std::uint32_t>(address & (~address + 1));
+}
+
+/// Elements from row to row; of a single row, what a dense matrix would have.
+std::int64_t row_stride(const Tensor& matrix) {
+  return matrix.dim(0) == 1 ? matrix.dim(1) : matrix.strides()[0];
+}
+
+template <typename Value>
+void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
+         const Value& value) {
+  check_cublas(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+               "setting preference {} of a product", static_cast<int>(attribute));
+}
+
+}  // namespace
+
+CublasLtMatmul::CublasLtMatmul(cudaStream_t stream, CachingAllocator& allocator, int compute_major)
+    : stream_(stream), allocator_(allocator), compute_major_(compute_major) {
+  cublasLtHandle_t handle = nullptr;
+  check_cublas(cublasLtCreate(&handle), "starting cuBLASLt");
+  library_.reset(handle);
+}
+
+bool CublasLtMatmul::multiplies(DType dtype) const {
+  switch (dtype) {
+    case DType::f32:
+    case DType::f16:
+      return true;
+    case DType::bf16:
+      return compute_major_ >= 8;
+    default:
+      return false;
+  }
+}
+
+std::string CublasLtMatmul::description() {
+  const std::size_t version = cublasLtGetVersion();
+  return fmt::format("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+CublasLtMatmul::Layout CublasLtMatmul::make_layout(DType dtype, std::int64_t rows,
+                                                   std::int64_t columns, std::int64_t stride) {
+  cublasLtMatrixLayout_t layout = nullptr;
+  check_cublas(
+      cublasLtMatrixLayoutCreate(&layout, data_type(dtype), static_cast<std::uint64_t>(columns),
+                                 static_cast<std::uint64_t>(rows), stride),
+      "describing a matrix [{}, {}] of {} with rows {} apart", rows, columns, name_of(dtype),
+      stride);
+  return Layout(layout);
+}
+
+CublasLtMatmul::Plan CublasLtMatmul::make_plan(const Shape& shape) const {
+  Plan plan;
+  cublasLtMatmulDesc_t operation = nullptr;
+  check_cublas(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+               "describing a product");
+  plan.operation.reset(operation);
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  check_cublas(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                              sizeof(transposed)),
+               "describing a product with a transposed weight");
+  plan.weight =
+      make_layout(shape.dtype, shape.out_features, shape.in_features, shape.weight_stride);
+  plan.x = make_layout(shape.dtype, shape.rows, shape.in_features, shape.x_stride);
+  plan.out = make_layout(shape.out_dtype, shape.rows, shape.out_features, shape.out_stride);
+
+  cublasLtMatmulPreference_t preference = nullptr;
+  check_cublas(cublasLtMatmulPreferenceCreate(&preference), "preparing the choice of an algorithm");
+  const Preference owner(preference);
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+  // Partial sums are added in f32; the schemes left out add them in the result's dtype.
+  const std::uint32_t schemes =
+      CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, shape.weight_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.x_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.out_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape.out_alignment);
+
+  cublasLtMatmulHeuristicResult_t result{};
+  int found = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      library_.get(), operation, plan.weight.get(), plan.x.get(), plan.out.get(), plan.out.get(),
+      preference, 1, &result, &found);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return plan;
+  check_cublas(status, "choosing an algorithm for a product [{}, {}] x [{}, {}]^T of {}",
+               shape.rows, shape.in_features, shape.out_features, shape.in_features,
+               name_of(shape.dtype));
+  plan.offered = found > 0 && result.state == CUBLAS_STATUS_SUCCESS;
+  plan.algorithm = result.algo;
+  return plan;
+}
+
+bool CublasLtMatmul::run(const Tensor& x, const Weight& weight, const Tensor& out,
+                         bool accumulate) {
+  const bool plain = weight.layout() == WeightLayout::plain && weight.dtype() == x.dtype();
+  if (!plain || !multiplies(x.dtype()) || weight.in_features() == 0) return false;
+  const Tensor& matrix = weight.storage();
+  const Shape shape{.rows = x.dim(0),
+                    .in_features = x.dim(1),
+                    .out_features = out.dim(1),
+                    .x_stride = row_stride(x),
+                    .weight_stride = row_stride(matrix),
+                    .out_stride = row_stride(out),
+                    .dtype = x.dtype(),
+                    .out_dtype = out.dtype(),
+                    .x_alignment = alignment_of(x),
+                    .weight_alignment = alignment_of(matrix),
+                    .out_alignment = alignment_of(out)};
+  if (shape.x_stride < shape.in_features || shape.weight_stride < shape.in_features ||
+      shape.out_stride < shape.out_features) {
+    return false;
+  }
+  auto entry = plans_.find(shape);
+  if (entry == plans_.end()) {
+    if (plans_.size() >= kMaximumPlans) plans_.clear();
+    entry = plans_.emplace(shape, make_plan(shape)).first;
+  }
+  const Plan& plan = entry->second;
+  if (!plan.offered) return false;
+  if (!workspace_) workspace_ = allocator_.allocate(kWorkspaceBytes);
+
+  const float alpha = 1.0F;
+  const float beta = accumulate ? 1.0F : 0.0F;
+  check_cublas(cublasLtMatmul(library_.get(), plan.operation.get(), &alpha, matrix.raw(),
+                              plan.weight.get(), x.raw(), plan.x.get(), &beta, out.raw(),
+                              plan.out.get(), out.raw(), plan.out.get(), &plan.algorithm,
+                              workspace_.get()->data(), kWorkspaceBytes, stream_),
+               "multiplying {} {} by a weight [{}, {}]", name_of(x.dtype()), x.shape().to_string(),
+               weight.out_features(), weight.in_features());
+  return true;
+}
+
+}  // namespace portolan

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/backend.hpp"
+
+/// The device `cuda`. No header of CUDA is needed to use it.
+namespace portolan {
+
+struct CudaDevices {
+  int count = 0;
+  /// Why there are none, as the driver says it; empty if there are some.
+  std::string reason = {};
+};
+
+/// GPUs that this process may use. Never throws: a machine without a GPU or driver has none.
+[[nodiscard]] CudaDevices find_cuda_devices();
+
+/// One GPU: operations through Kokkos::Cuda, matrix products through cuBLASLt. Kokkos must be
+/// initialised on the GPU `index` (KokkosSettings::device_id). Throws Error or OutOfMemoryError.
+///
+/// Operations return before they are done. Queue::compute is the stream of Kokkos' default
+/// instance, so kernels that name no instance are ordered with everything else;
+/// Queue::communication is a stream of its own. Memory goes back to the allocator in the order of
+/// the host's calls, which is that of Queue::compute: what another queue still uses must be waited
+/// for before its tensor goes.
+[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int index);
+
+}  // namespace portolan

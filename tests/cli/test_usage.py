@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Help, version, and what every command does with bad usage."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from command import DATA, PORTOLAN, CommandTest, clean_environment, run
+
+COMMANDS = ("compare", "report", "info", "inspect", "plan", "logits")
+
+
+class Usage(CommandTest):
+    def test_help_lists_all_commands_and_hides_the_worker(self):
+        result = run("--help")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        for command in COMMANDS:
+            self.assertRegex(result.stdout, rf"(?m)^  {command} ")
+        self.assertNotIn("compare-worker", result.stdout)
+
+    def test_help_of_every_command_has_examples(self):
+        for command in COMMANDS:
+            with self.subTest(command=command):
+                result = run(command, "--help")
+                self.assertEqual((result.returncode, result.stderr), (0, ""))
+                self.assertIn("Examples:", result.stdout)
+                self.assertIn(f"Usage: portolan {command}", result.stdout)
+
+    def test_version_is_one_line(self):
+        result = run("--version")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertRegex(result.stdout, r"\Aportolan \d+\.\d+\.\d+ \([0-9a-z-]+\)\n\Z")
+
+    def test_bad_usage_is_one_line_that_points_to_help(self):
+        for arguments, words in (
+                ((), ("subcommand", "portolan --help")),
+                (("--frobnicate",), ("--frobnicate", "portolan --help")),
+                (("compare", "--frobnicate"), ("--frobnicate", "portolan compare --help")),
+                (("compare", "surplus"), ("surplus",)),
+                (("compare", "--layers"), ("--layers",)),
+                (("report",), ("FILES",)),
+                (("report", "a.json"), ("--out",)),
+                (("inspect",), ("PATH",)),
+                (("compare-worker",), ("--spec",))):
+            with self.subTest(arguments=arguments):
+                self.assert_refused(run(*arguments), *words)
+
+    def test_unknown_command_lists_the_known_ones(self):
+        self.assert_refused(run("train-me"), "'train-me'", *COMMANDS)
+        self.assertNotIn("compare-worker", run("train-me").stderr)
+
+    def test_unknown_values_list_the_valid_ones(self):
+        self.assert_refused(run("info", "--device", "tpu"), "'tpu'", "cpu, cuda, serial")
+        self.assert_refused(run("plan", "--preset", "tiny", "--dtype", "f8"), "'f8'",
+                            "f32, bf16, f16")
+        self.assert_refused(run("logits", "--model", "x", "--out", "y", "--parallel", "dp"), "'dp'",
+                            "none, tp, sp, ring")
+        self.assert_refused(run("info", "--threads", "0"), "--threads", "'0'")
+        self.assert_refused(run("info", "--seed", "-1"), "--seed", "'-1'")
+
+    def test_unknown_log_level_lists_the_valid_ones(self):
+        self.assert_refused(run("info", PORTOLAN_LOG="loud"), "PORTOLAN_LOG", "'loud'", "trace")
+
+    def test_control_characters_do_not_reach_the_terminal(self):
+        self.assert_refused(run("inspect", "/no\nsuch\x1b[31mfile"), "x1b")
+
+    def test_one_rank_speaks_for_all_under_a_launcher(self):
+        for arguments in (("--help",), ("--version",), ("compare", "--frobnicate")):
+            first = run(*arguments, OMPI_COMM_WORLD_RANK="0", OMPI_COMM_WORLD_SIZE="2")
+            second = run(*arguments, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2")
+            self.assertNotEqual(first.stdout + first.stderr, "")
+            self.assertEqual(second.stdout + second.stderr, "")
+            self.assertEqual(first.returncode, second.returncode)
+
+
+class Info(CommandTest):
+    def test_json_is_one_document_with_what_there_is(self):
+        result = run("info", "--json")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        info = json.loads(result.stdout)
+        self.assertIn("serial", info["devices"])
+        self.assertGreaterEqual(info["machine"]["usable_cores"], 1)
+        self.assertGreater(info["machine"]["memory_bytes"], 0)
+        self.assertEqual(info["runtime"]["ranks"], 1)
+        self.assertRegex(info["runtime"]["kokkos"], r"^\d+\.\d+")
+
+    def test_text_says_the_same_to_people(self):
+        result = run("info", "--device", "serial")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertRegex(result.stdout, r"(?m)^  cpu model +\S")
+        self.assertRegex(result.stdout, r"(?m)^  kokkos +\d")
+
+    def test_under_mpirun_one_rank_prints_for_all(self):
+        result = subprocess.run(
+            ["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", PORTOLAN, "info", "--json",
+             "--threads", "1"], capture_output=True, text=True, timeout=120,
+            env=clean_environment(OMP_PROC_BIND="false"))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        info = json.loads(result.stdout)
+        self.assertEqual(info["runtime"]["ranks"], 2)
+        self.assertEqual(len(info["runtime"]["binding"]), 2)
+
+
+class Inspect(CommandTest):
+    def test_sound_model_is_described(self):
+        result = run("inspect", DATA / "models" / "llama-tiny-gqa", "--json")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertEqual(json.loads(result.stdout)["kind"], "model")
+        text = run("inspect", DATA / "models" / "llama-tiny-gqa")
+        self.assertEqual((text.returncode, text.stderr), (0, ""))
+        self.assertIn("llama", text.stdout)
+
+    def test_every_bad_input_is_refused_in_one_line_that_starts_with_its_path(self):
+        cases = json.loads((DATA / "bad" / "cases.json").read_text(encoding="utf-8"))
+        cases = [case for case in cases["bad"] if case["kind"] != "tokenizer"]
+        self.assertGreater(len(cases), 50)
+        for case in cases:
+            path = DATA / "bad" / case["path"]
+            with self.subTest(path=case["path"]):
+                result = run("inspect", path)
+                self.assert_refused(result, str(path), case.get("error_should_name") or "")
+
+    def test_every_control_is_sound(self):
+        cases = json.loads((DATA / "bad" / "cases.json").read_text(encoding="utf-8"))
+        controls = [case["path"] for case in cases["controls"]
+                    if (DATA / "bad" / case["path"]).exists()]
+        self.assertGreater(len(controls), 3)
+        for path in controls:
+            with self.subTest(path=path):
+                result = run("inspect", DATA / "bad" / path)
+                self.assertEqual((result.returncode, result.stderr), (0, ""))
+
+    def test_missing_path_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.assert_refused(run("inspect", os.path.join(folder, "none")), "none")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
