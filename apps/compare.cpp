@@ -26,6 +26,7 @@
 #include "apps/report_page.hpp"
 #include "core/error.hpp"
 #include "models/config.hpp"
+#include "models/llama_plan.hpp"
 
 namespace portolan {
 namespace {
@@ -48,6 +49,34 @@ void print_opening(const CompareSettings& settings, const Machine& machine, Prog
         fmt::format("other work is running here (load average {:.1f}): expect longer times with "
                     "more spread",
                     machine.load_average));
+  }
+}
+
+/// Warns of jobs that this machine's memory is too small for: Linux would end them without a word.
+void warn_of_memory(const CompareSettings& settings, const Machine& machine, Progress& progress) {
+  if (settings.device == "cuda") return;
+  const LlamaConfig config = preset_config(settings.preset).with_layers(settings.layers);
+  double most = 0.0;
+  std::string which;
+  for (const CompareJob& job : plan_jobs(settings)) {
+    const LlamaPlan plan(config, ParallelLayout::of(parallel_mode_from_name(job.mode), job.ranks));
+    const DType dtype = dtype_from_name(job.dtype);
+    double bytes = 0.0;
+    for (int rank = 0; rank < job.ranks; ++rank) {
+      bytes += static_cast<double>(plan.weight_bytes(rank, dtype)) +
+               static_cast<double>(
+                   plan.activation_bytes(rank, settings.batch, settings.seq_lens.back(), dtype));
+    }
+    if (job.protocol == Protocol::published) bytes *= 2.0;
+    if (bytes > most) {
+      most = bytes;
+      which = job.to_string();
+    }
+  }
+  if (most > static_cast<double>(machine.memory_bytes)) {
+    progress.milestone(fmt::format("{} needs about {:.1f} GB, but this machine has {:.1f} GB",
+                                   which, most / 1e9,
+                                   static_cast<double>(machine.memory_bytes) / 1e9));
   }
 }
 
@@ -82,6 +111,7 @@ void run_compare(const CompareOptions& options) {
 
   Progress progress(options.common.quiet);
   print_opening(settings, machine, progress);
+  warn_of_memory(settings, machine, progress);
   ComparisonRun run(settings, launcher, own_path(), progress);
   ComparisonResult result = run.run();
 

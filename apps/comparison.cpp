@@ -83,14 +83,20 @@ const CompareRow* baseline_of(const CompareRow& row, const std::vector<CompareRo
 std::string Comparison::machine() const {
   const auto found = environment.find("machine");
   if (found == environment.end() || !found->is_object()) return "unknown machine";
-  const std::string label = text_at(*found, "label");
-  if (!label.empty()) return label;
-  const std::string model = text_at(*found, "cpu_model");
+  std::string name = text_at(*found, "cpu_model");
+  if (name.empty()) return "unknown machine";
   const auto cores = found->find("cores_used");
-  if (model.empty()) return "unknown machine";
-  if (cores == found->end() || !cores->is_number_integer()) return model;
-  const auto count = cores->get<std::int64_t>();
-  return fmt::format("{}, {} core{}", model, count, count == 1 ? "" : "s");
+  if (cores != found->end() && cores->is_number_integer()) {
+    const auto count = cores->get<std::int64_t>();
+    name += fmt::format(", {} core{}", count, count == 1 ? "" : "s");
+  }
+  // The CPU and the GPU of one machine are two columns of a page.
+  const auto experiment = environment.find("experiment");
+  if (experiment != environment.end() && experiment->is_object()) {
+    const std::string device = text_at(*experiment, "device");
+    if (!device.empty() && device != "cpu") name += ", device " + device;
+  }
+  return name;
 }
 
 }  // namespace portolan

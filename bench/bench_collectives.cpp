@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Collectives against the MPI library's own, on the same buffers and in the same run:
 //
-//   mpirun -n 2 bench_collectives [--bytes 8192,1048576,33554432] [--samples 21] [--staged]
+//   mpirun -n 2 bench_collectives [--bytes 8192,1048576,33554432] [--samples 51] [--staged]
 //
-// A sample is the longest time over the ranks of as many calls as take about 5 ms, or one; ours and
+// A sample is the longest time over the ranks of as many calls as take about 1 ms, or one; ours and
 // MPI's samples alternate. --staged uses tensors that are in no window. PORTOLAN_TRANSPORT and
 // PORTOLAN_RANKS_PER_NODE choose the transport. Speed is the tensor's bytes over the time, in GB/s.
 #define OMPI_SKIP_MPICXX 1
@@ -37,7 +37,7 @@ using portolan::Tensor;
 
 struct Options {
   std::vector<std::int64_t> bytes{8 * 1024, 1 << 20, 32 << 20};
-  int samples = 21;
+  int samples = 51;
   bool staged = false;
 };
 
@@ -66,7 +66,7 @@ void compare(const Communicator& world, const Options& options, const char* name
              std::int64_t bytes, const std::function<void()>& ours,
              const std::function<void()>& mpi) {
   const auto calls_for = [](const std::function<void()>& call) {
-    constexpr double kSampleSeconds = 0.005;
+    constexpr double kSampleSeconds = 0.001;
     seconds_of(call, 3);
     return std::max(1, static_cast<int>(kSampleSeconds / seconds_of(call, 3)));
   };

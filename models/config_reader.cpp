@@ -68,7 +68,8 @@ Architecture read_architecture(const JsonObject& config) {
       std::optional<Architecture> named;
       for (const ArchitectureName& each : kArchitectures) {
         if (!item.is_string() || item.get_ref<const std::string&>().empty()) continue;
-        if (std::count(each.classes.begin(), each.classes.end(), item) > 0) {
+        const std::string_view name = item.get_ref<const std::string&>();
+        if (std::count(each.classes.begin(), each.classes.end(), name) > 0) {
           named = each.architecture;
         }
       }

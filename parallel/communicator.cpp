@@ -11,6 +11,8 @@
 namespace portolan {
 namespace {
 
+constexpr std::align_val_t kPage{4096};
+
 std::int64_t bytes_of(const Tensor& tensor) { return static_cast<std::int64_t>(tensor.bytes()); }
 
 void require_dense(const Tensor& tensor, const char* name, std::string_view operation) {
@@ -187,8 +189,9 @@ void Communicator::all_reduce(const Tensor& x) {
   require_summable(x, "all_reduce");
   if (size() == 1) return;
   const std::int64_t share = Partition::even(x.elements(), size()).share(rank());
-  const CallTimer timer(*this, Collective::all_reduce, 1,
-                        2 * (size() - 1) * share * static_cast<std::int64_t>(size_of(x.dtype())));
+  const CallTimer timer(
+      *this, Collective::all_reduce, 1,
+      std::int64_t{2} * (size() - 1) * share * static_cast<std::int64_t>(size_of(x.dtype())));
   if (x.elements() == 0) return;
   if (serves(x.device())) return do_all_reduce(x);
   HostStage stage(*this, x);
@@ -277,7 +280,6 @@ std::vector<std::byte> Communicator::exchange(std::span<const std::byte> own) {
 
 Tensor allocate_private(const Shape& shape, DType dtype, Device device) {
   if (has_backend(device) || !is_host(device)) return Tensor::empty(shape, dtype, device);
-  constexpr std::align_val_t kPage{4096};
   const auto bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
   void* memory = ::operator new(bytes, kPage);
   return Tensor(

@@ -14,14 +14,14 @@ namespace portolan {
 namespace {
 
 // Below these, starting threads costs more than it saves; copies have less to do per byte.
-constexpr std::int64_t kBackendBytes = 64 * 1024;
-constexpr std::int64_t kBackendCopyBytes = 512 * 1024;
+constexpr std::int64_t kBackendBytes = std::int64_t{64} << 10;
+constexpr std::int64_t kBackendCopyBytes = std::int64_t{1} << 20;
+// A block of accumulators stays in the first-level cache.
+constexpr std::int64_t kBlock = 1024;
 
 template <typename T>
 void sum_portably(std::span<const std::byte* const> inputs, std::span<std::byte* const> outs,
                   std::int64_t elements) {
-  // The block of accumulators stays in the first-level cache.
-  constexpr std::int64_t kBlock = 1024;
   std::array<float, kBlock> sums;
   for (std::int64_t begin = 0; begin < elements; begin += kBlock) {
     const std::int64_t count = std::min(kBlock, elements - begin);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #if defined(PORTOLAN_HAS_OPENMP)
@@ -62,10 +64,10 @@ NodeMasks gather_masks(Communicator& world, const std::string& mask) {
   return node;
 }
 
-/// The GPU of a rank: the ranks of a node take its GPUs in turn. -1 in a build without CUDA. Kokkos
-/// with CUDA starts nowhere else than beside a GPU, and ends the process where there is none, so
-/// that has to be found out before.
-int choose_gpu(DeviceKind device, int local_rank, std::size_t local_ranks) {
+/// GPUs that ranks of this node may use, none in a build without CUDA. Kokkos with CUDA starts
+/// nowhere else than beside a GPU, and ends the process where there is none, so that has to be
+/// found out before.
+int count_gpus(DeviceKind device) {
 #if defined(PORTOLAN_HAS_CUDA)
   const CudaDevices gpus = find_cuda_devices();
   if (gpus.count == 0) {
@@ -74,16 +76,25 @@ int choose_gpu(DeviceKind device, int local_rank, std::size_t local_ranks) {
         device == DeviceKind::cuda ? "" : "this build starts only where there is a GPU, and ",
         gpus.reason));
   }
-  if (device == DeviceKind::cuda && local_rank == 0 &&
-      local_ranks > static_cast<std::size_t>(gpus.count)) {
-    log().warn("{} ranks share {} GPUs of this node", local_ranks, gpus.count);
-  }
-  return local_rank % gpus.count;
+  return gpus.count;
 #else
   static_cast<void>(device);
-  static_cast<void>(local_rank);
-  static_cast<void>(local_ranks);
-  return -1;
+  return 0;
+#endif
+}
+
+/// Collective.
+void warn_of_shared_gpus(Communicator& world, int gpu) {
+#if defined(PORTOLAN_HAS_CUDA)
+  const std::vector<std::string> identities = gather_texts(world, cuda_device_identity(gpu));
+  const std::set<std::string> distinct(identities.begin(), identities.end());
+  if (world.rank() == 0 && distinct.size() < identities.size()) {
+    log().warn("{} ranks share {} GPU{}: their times say little", identities.size(),
+               distinct.size(), distinct.size() == 1 ? "" : "s");
+  }
+#else
+  static_cast<void>(world);
+  static_cast<void>(gpu);
 #endif
 }
 
@@ -110,7 +121,10 @@ void register_everything(int gpu) {
 }  // namespace
 
 struct Runtime::State {
-  explicit State(const RuntimeOptions& options) : device{options.device, 0} {
+  /// GPUs are counted first: once MPI has started, an exception aborts the job before it is
+  /// printed.
+  explicit State(const RuntimeOptions& options)
+      : gpus(count_gpus(options.device)), device{options.device, 0} {
     if (MpiSession::launched()) {
       int argument_count = 0;
       char** arguments = nullptr;
@@ -121,7 +135,6 @@ struct Runtime::State {
     }
     set_log_rank(world->rank(), world->size());
     place(options);
-    if (device.kind == DeviceKind::cuda) device.index = std::max(gpu, 0);
     kokkos.emplace(KokkosSettings{.threads = threads, .device_id = gpu});
     if (options.device == DeviceKind::cpu) {
       bind_threads(*topology, placement, [this](const std::function<void(int)>& body) {
@@ -143,7 +156,11 @@ struct Runtime::State {
     topology.emplace(Topology::detect(openmp_places()));
     const NodeMasks node = gather_masks(*world, topology->mask());
     const MaskGroup group = mask_group(node.masks, node.local_rank);
-    gpu = choose_gpu(options.device, node.local_rank, node.masks.size());
+    if (gpus > 0) gpu = node.local_rank % gpus;  // ranks of a node take its GPUs in turn
+    if (options.device == DeviceKind::cuda && gpu >= 0) {
+      device.index = gpu;
+      warn_of_shared_gpus(*world, gpu);
+    }
     const bool one_core = options.device == DeviceKind::serial;
     if (group.overlaps_others) {
       log().warn(
@@ -165,13 +182,14 @@ struct Runtime::State {
     binding = binding_string(*topology, placement);
   }
 
+  int gpus = 0;
   std::optional<MpiSession> session;
   Device device;
   std::unique_ptr<Communicator> world;
   std::optional<Topology> topology;
   Placement placement;
   int threads = 1;
-  int gpu = -1;  // negative: this build has no CUDA
+  int gpu = -1;  // of this rank; negative: this build has no CUDA
   std::string binding;
   std::optional<KokkosRuntime> kokkos;
 };

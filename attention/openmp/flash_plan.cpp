@@ -12,6 +12,8 @@ namespace {
 // Of keys and values, half of a common level 2 cache.
 constexpr std::size_t kBlockBytes = std::size_t{512} << 10;
 constexpr std::int64_t kMaximumChunkTiles = 64;
+// Starting and joining a thread costs some microseconds, as long as this many operations take.
+constexpr double kOperationsOfThread = 1 << 20;
 
 constexpr std::int64_t divide_up(std::int64_t value, std::int64_t divisor) {
   return (value + divisor - 1) / divisor;
@@ -47,14 +49,18 @@ FlashPlan::FlashPlan(const AttentionProblem& problem, int available_threads)
   }
   key_tiles = split_runs(resolved_key_runs(problem.mask, key_tokens), kKeyTile);
 
+  const double operations = 4.0 * static_cast<double>(problem.q.elements() * key_tokens);
+  const int useful_threads = static_cast<int>(
+      std::clamp(operations / kOperationsOfThread, 1.0, static_cast<double>(available_threads)));
+
   // Several tasks a thread even out what a causal mask makes uneven; one thread needs none of that.
   const auto tiles = static_cast<std::int64_t>(query_tiles.size());
-  const std::int64_t wanted = available_threads == 1 ? 1 : 4 * available_threads;
+  const std::int64_t wanted = useful_threads == 1 ? 1 : 4 * useful_threads;
   const std::int64_t tiles_of_task =
       std::clamp<std::int64_t>(divide_up(tiles * key_heads, wanted), 1, kMaximumChunkTiles);
   chunks = divide_up(tiles, tiles_of_task);
   chunk_tiles = chunks == 0 ? 1 : static_cast<int>(divide_up(tiles, chunks));
-  threads = static_cast<int>(std::clamp<std::int64_t>(tasks(), 1, available_threads));
+  threads = static_cast<int>(std::clamp<std::int64_t>(tasks(), 1, useful_threads));
 
   const std::size_t tile_bytes = key_tile_bytes() + value_tile_bytes();
   block_tiles = static_cast<int>(std::clamp<std::size_t>(

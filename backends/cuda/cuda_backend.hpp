@@ -18,6 +18,10 @@ struct CudaDevices {
 /// GPUs that this process may use. Never throws: a machine without a GPU or driver has none.
 [[nodiscard]] CudaDevices find_cuda_devices();
 
+/// 32 hexadecimal digits that no other GPU has, nor another part of a divided one: processes may
+/// number GPUs differently. Throws Error.
+[[nodiscard]] std::string cuda_device_identity(int index);
+
 /// One GPU: operations through Kokkos::Cuda, matrix products through cuBLASLt. Kokkos must be
 /// initialised on the GPU `index` (KokkosSettings::device_id). Throws Error or OutOfMemoryError.
 ///

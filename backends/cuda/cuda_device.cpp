@@ -18,6 +18,16 @@ CudaDevices find_cuda_devices() {
   return devices;
 }
 
+std::string cuda_device_identity(int index) {
+  cudaDeviceProp device{};
+  check_cuda(cudaGetDeviceProperties(&device, index), "asking for the identity of GPU {}", index);
+  std::string digits;
+  for (const char byte : device.uuid.bytes) {
+    digits += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  }
+  return digits;
+}
+
 CudaProperties cuda_properties(int index) {
   cudaDeviceProp device{};
   check_cuda(cudaGetDeviceProperties(&device, index), "asking for the properties of GPU {}", index);

@@ -73,6 +73,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
       std::int64_t count = rows.columns;
       whole.stream = source.dtype() != out.dtype() && exceeds_cache(out);
       if (source.dtype() == out.dtype() && exceeds_cache(out) && count * out_size % 4 == 0 &&
+          reinterpret_cast<std::uintptr_t>(whole.source) % 4 == 0 &&
           reinterpret_cast<std::uintptr_t>(whole.out) % 4 == 0) {
         // Bits are bits: equal dtypes stream as 32-bit words.
         whole.source_dtype = whole.out_dtype = DType::f32;
@@ -261,10 +262,11 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
   }
 
   void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) override {
-    const bool narrow_weight = size_of(weight.dtype()) < size_of(x.dtype());
+    // x is never rounded: a weight in fewer bits, or in other 16 bits, is widened instead.
+    const bool widens_weight = weight.dtype() != x.dtype() && weight.dtype() != DType::f32;
     const bool strided_weight =
         weight.layout() == WeightLayout::plain && !weight.storage().is_contiguous();
-    if (narrow_weight || strided_weight || !onednn_.has_fast_panels(weight.dtype())) {
+    if (widens_weight || strided_weight || !onednn_.has_fast_panels(weight.dtype())) {
       openmp::panel_matmul(space(), allocator(), x, weight, out, accumulate);
       return;
     }

@@ -14,8 +14,7 @@ import unittest
 
 from command import PORTOLAN, CommandTest, Page, clean_environment, fake_launcher, run
 
-TINY = ("--preset", "tiny", "--seq-lens", "8,16", "--oversubscribe")
-SMALL = (*TINY, "--threads", "2")
+SMALL = ("--preset", "tiny", "--seq-lens", "8,16", "--threads", "2", "--oversubscribe")
 
 
 def is_alive(process):
@@ -93,8 +92,11 @@ class FakeRun(CompareTest):
         if trouble:
             mode, dtype, what = trouble
             variables["FAKE_TROUBLE"] = json.dumps({"mode": mode, "dtype": dtype, "what": what})
-        threads = () if "--threads" in arguments else ("--threads", "2")
-        return run("compare", *TINY, *threads, "--out", self.out, *arguments, PATH=self.path,
+        defaults = {"--preset": "tiny", "--seq-lens": "8,16", "--threads": "2"}
+        for name, value in defaults.items():
+            if name not in arguments:
+                arguments += (name, value)
+        return run("compare", "--oversubscribe", "--out", self.out, *arguments, PATH=self.path,
                    FAKE_LOG=str(self.log), **variables)
 
     def jobs(self):
@@ -158,6 +160,13 @@ class FakeRun(CompareTest):
         self.assertRegex(result.stderr, r"(?m)^\[1/1\] tp f32, 2 ranks x 1 thread, length 8: ")
         self.assertNotIn("\x1b", result.stderr)
         self.assertNotIn("a library greets", result.stdout + result.stderr)
+
+    def test_jobs_beyond_the_memory_are_warned_of(self):
+        result = self.compare("--preset", "llama-70b", "--layers", "4000", "--modes", "none",
+                              "--dtypes", "f32", "--seq-lens", "8")
+        self.assertRegex(result.stderr, r"(?m)^none f32, 1 rank x 2 threads needs about \d+\.\d GB, "
+                                        r"but this machine has \d+\.\d GB$")
+        self.assertNotIn("needs about", self.compare().stderr)
 
     def test_environment_is_recorded(self):
         self.assertEqual(self.compare("--dtypes", "f32", OMP_WAIT_POLICY="passive").returncode, 0)

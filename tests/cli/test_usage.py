@@ -112,6 +112,19 @@ class Inspect(CommandTest):
         self.assertEqual((text.returncode, text.stderr), (0, ""))
         self.assertIn("llama", text.stdout)
 
+    def test_memory_of_a_mesh_is_told_when_asked_for(self):
+        model = DATA / "models" / "llama-tiny-gqa"
+        whole = json.loads(run("inspect", model, "--tp", "1", "--json").stdout)
+        self.assertEqual(whole["memory"]["weight_bytes_per_rank"], [4 * whole["parameters"]])
+        shared = json.loads(run("inspect", model, "--tp", "2", "--dtype", "bf16", "--json").stdout)
+        self.assertEqual(len(shared["memory"]["weight_bytes_per_rank"]), 2)
+        self.assertLess(max(shared["memory"]["weight_bytes_per_rank"]), 2 * whole["parameters"])
+        self.assertNotIn("memory", json.loads(run("inspect", model, "--json").stdout))
+        self.assert_refused(run("inspect", model, "--tp", "5"), "5", "heads")
+        self.assert_refused(run("inspect", model, "--parallel", "tp"), "--tp")
+        self.assert_refused(run("inspect", DATA / "bad" / "controls" / "minimal.safetensors", "--tp",
+                                "2"), "--tp")
+
     def test_every_bad_input_is_refused_in_one_line_that_starts_with_its_path(self):
         cases = json.loads((DATA / "bad" / "cases.json").read_text(encoding="utf-8"))
         cases = [case for case in cases["bad"] if case["kind"] != "tokenizer"]

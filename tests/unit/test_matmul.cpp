@@ -46,6 +46,18 @@ TEST_P(Matmul, KeepsThePrecisionOfXWhenTheWeightHasLess) {
   }
 }
 
+TEST_P(Matmul, DoesNotRoundXToTheWeightsDtype) {
+  Generator generator(4);
+  const TestMatrix x = random_matrix(generator, 2, 40, DType::f16, device(), false);
+  const TestMatrix w = random_matrix(generator, 70, 40, DType::bf16, device(), false);
+  const Weight weight = Weight::plain(w.view);
+  const Tensor out = Tensor::empty({2, 70}, DType::f32, device());
+  ops::matmul(x.view, weight, out);
+  const Values expected = reference::matmul(x.values(), w.values(), 2, 40, 70, {}).values;
+  const Values found = values_of(out);
+  for (std::size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], 2e-5);
+}
+
 TEST_P(Matmul, PackedWeightsAreOfTheDtypeThatIsComputed) {
   for (const DType dtype : computed_dtypes()) {
     const Weight weight = device_backend().allocate_packed(65, 33, dtype);

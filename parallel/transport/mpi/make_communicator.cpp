@@ -36,7 +36,7 @@ std::string first_problem(const MpiGroup& group, const std::string& own) {
   const std::vector<std::byte> all =
       group.exchange(std::as_bytes(std::span(text)), "setting up shared memory");
   for (int rank = 0; rank < group.size(); ++rank) {
-    const std::string problem(
+    std::string problem(
         reinterpret_cast<const char*>(all.data() + static_cast<std::size_t>(rank) * text.size()));
     if (!problem.empty()) return problem;
   }

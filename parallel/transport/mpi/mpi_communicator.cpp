@@ -17,7 +17,7 @@ namespace {
 // Staging memory per collective: large enough for full speed, small beside the tensors.
 constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
 // Up to here everything goes to everybody, one round of messages instead of two.
-constexpr std::int64_t kWholeBytes = 16 * 1024;
+constexpr std::int64_t kWholeBytes = std::int64_t{16} << 10;
 constexpr std::int64_t kSliceUnit = 64;
 
 std::int64_t bytes_of(const Tensor& tensor) { return static_cast<std::int64_t>(tensor.bytes()); }

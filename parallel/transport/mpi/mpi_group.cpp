@@ -185,6 +185,7 @@ MpiGroup MpiGroup::split(int color, int key) const {
   const auto new_rank =
       static_cast<int>(std::find(ranks.begin(), ranks.end(), rank()) - ranks.begin());
   std::vector<int> members;
+  members.reserve(ranks.size());
   for (const int peer : ranks) members.push_back(world_rank(peer));
   return {world_, deadline_, std::move(members), new_rank, tag};
 }

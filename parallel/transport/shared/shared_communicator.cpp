@@ -20,9 +20,9 @@ namespace {
 constexpr std::int64_t kStagingBytes = std::int64_t{1} << 19;
 // Up to here all ranks sum everything: a second step costs more than the redundant work, which
 // grows with the number of ranks.
-constexpr std::int64_t kSymmetricBytes = 16 * 1024;
+constexpr std::int64_t kSymmetricBytes = std::int64_t{16} << 10;
 // Up to here a copy through staging memory, one step, beats reading in place, two steps.
-constexpr std::int64_t kStagedBytes = 8 * 1024;
+constexpr std::int64_t kStagedBytes = std::int64_t{8} << 10;
 // Slices of a sum begin on cache lines of their own.
 constexpr std::int64_t kSliceUnit = 64;
 
@@ -264,6 +264,7 @@ void SharedCommunicator::do_reduce_scatter(const Tensor& full, const Tensor& sha
     group_.step(step);
     if (all_in_windows(&StepDescriptor::source)) {
       std::vector<std::byte*> fulls;
+      fulls.reserve(inputs.size());
       for (int peer = 0; peer < size(); ++peer) {
         fulls.push_back(data_of(peer, group_.brought(peer).source, full));
       }
@@ -329,6 +330,7 @@ std::unique_ptr<RingRotation> SharedCommunicator::do_rotate(const Tensor& own) {
                       .source = window_->position_of(block)};
   group_.step(step);
   std::vector<Tensor> blocks;
+  blocks.reserve(static_cast<std::size_t>(size()));
   for (int peer = 0; peer < size(); ++peer) {
     blocks.push_back(peer == rank()
                          ? block

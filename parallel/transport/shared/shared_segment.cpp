@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "core/error.hpp"
@@ -35,7 +35,7 @@ class Descriptor {
   int value_;
 };
 
-std::string reason() { return std::strerror(errno); }
+std::string reason() { return std::generic_category().message(errno); }
 
 int create_anonymous_file() {
   const int descriptor = ::memfd_create("portolan", MFD_CLOEXEC | kNoExecutable);
