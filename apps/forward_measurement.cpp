@@ -60,7 +60,14 @@ ForwardMeasurement::ForwardMeasurement(const Llama& model, std::int64_t batch, s
     : model_(model),
       batch_(batch),
       length_(length),
-      ids_(random_token_ids(seed, batch, length, model.plan().config().vocab_size)) {}
+      ids_(random_token_ids(seed, batch, length, model.plan().config().vocab_size)) {
+  // One free block that all activations fit into, with an eighth to spare: carved out of separate
+  // segments, each as large as the request that made it, neighbours could not join for the next.
+  // Untouched pages of it cost nothing.
+  const std::int64_t bytes =
+      model.plan().activation_bytes(model.context().world().rank(), batch, length, model.dtype());
+  static_cast<void>(Tensor::empty({bytes + bytes / 8}, DType::u8, model.device()));
+}
 
 double ForwardMeasurement::forward() {
   logits_ = Tensor();  // its memory is the next result's
@@ -81,7 +88,9 @@ double ForwardMeasurement::floor() {
   }
   const Tensor in = Tensor::empty({m * widest_in}, model_.dtype(), model_.device());
   const Tensor out = Tensor::empty({m * widest_out}, model_.dtype(), model_.device());
-  // Ordinary numbers: products of denormals or of NaN run at other speeds.
+  // Ordinary numbers: products of denormals or of NaN run at other speeds. And pages that were
+  // never touched would cost the products what the forward's buffers no longer cost it.
+  ops::fill(out, 0.0F);
   if (m > 0) {
     ops::random_uniform(in.view({m, widest_in}), random_key(0, "floor"), {0, 0, widest_in}, 0.0F,
                         1.0F);

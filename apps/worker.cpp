@@ -136,9 +136,9 @@ class Worker {
                                      ParallelMode mode, std::int64_t length) {
     // Each length starts from the weights alone, or the blocks of the one before would count.
     backend_.allocator().release_cached();
+    ForwardMeasurement measurement(model, specification_.batch, length, specification_.seed);
     backend_.allocator().reset_peaks();
     peak_is_reset_ = reset_resident_peak();
-    ForwardMeasurement measurement(model, specification_.batch, length, specification_.seed);
     const auto forward = [&](int repeat) {
       context.reset_communication();
       const double seconds = measurement.forward();

@@ -121,18 +121,25 @@ void register_everything(int gpu) {
 }  // namespace
 
 struct Runtime::State {
-  /// GPUs are counted first: once MPI has started, an exception aborts the job before it is
-  /// printed.
   explicit State(const RuntimeOptions& options)
       : gpus(count_gpus(options.device)), device{options.device, 0} {
     if (MpiSession::launched()) {
       int argument_count = 0;
       char** arguments = nullptr;
       session.emplace(argument_count, arguments);
-      world = make_mpi_communicator(*session);
-    } else {
-      world = make_single_communicator();
     }
+    try {
+      start(options);
+    } catch (const Error& error) {
+      if (!session) throw;
+      // Unwinding would end the job before anybody could print the reason.
+      log().error("{}", error.what());
+      session->abort(error.exit_code());
+    }
+  }
+
+  void start(const RuntimeOptions& options) {
+    world = session ? make_mpi_communicator(*session) : make_single_communicator();
     set_log_rank(world->rank(), world->size());
     place(options);
     kokkos.emplace(KokkosSettings{.threads = threads, .device_id = gpu});

@@ -172,7 +172,8 @@ class FakeRun(CompareTest):
         self.assertEqual(self.compare("--dtypes", "f32", OMP_WAIT_POLICY="passive").returncode, 0)
         environment = self.results()["environment"]
         self.assertRegex(environment["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
-        self.assertIn("compare --preset tiny", environment["command"])
+        self.assertIn("portolan compare ", environment["command"])
+        self.assertIn("--preset tiny", environment["command"])
         self.assertEqual(environment["experiment"]["preset"], "tiny")
         self.assertEqual(environment["machine"]["cores_used"], 2)
         self.assertEqual(environment["variables"]["OMP_WAIT_POLICY"], "passive")
