@@ -11,12 +11,6 @@ namespace {
 
 constexpr std::int64_t kMaximumHeadDim = 256;
 
-// Kernels stand on backends, which exist once per process, and so does their list.
-std::vector<std::unique_ptr<AttentionKernel>>& registry() {
-  static std::vector<std::unique_ptr<AttentionKernel>> kernels;
-  return kernels;
-}
-
 void require_operand(const Tensor& tensor, const char* name) {
   require(tensor.defined(), "attention: {} is an empty tensor", name);
   require(tensor.rank() == 4, "attention: {} must be [batch, tokens, heads, head_dim], found {}",
@@ -45,6 +39,35 @@ void require_runs(const std::vector<TokenRun>& runs, std::int64_t tokens, const 
           tokens);
 }
 
+void require_features(const AttentionProblem& problem) {
+  const AttentionMask& mask = problem.mask;
+  const std::int64_t batch = problem.q.dim(0);
+  const std::int64_t keys = problem.k.dim(1);
+  require(mask.key_ranges.empty() || std::ssize(mask.key_ranges) == batch,
+          "attention: {} key ranges for a batch of {}", mask.key_ranges.size(), batch);
+  for (const KeyRange& range : mask.key_ranges) {
+    require(range.begin >= 0 && range.begin <= range.end && range.end <= keys,
+            "attention: key range [{}, {}) does not lie in {} keys", range.begin, range.end, keys);
+  }
+  const float probability = problem.dropout.probability;
+  require(probability >= 0.0F && probability < 1.0F,
+          "attention: the dropout probability must lie in [0, 1), found {}", probability);
+  if (!mask.blocks) return;
+  const BlockMap& map = *mask.blocks;
+  const auto blocks = [](std::int64_t tokens, std::int64_t block) {
+    return (tokens + block - 1) / block;
+  };
+  require(map.block_queries > 0 && map.block_keys > 0,
+          "attention: blocks of the block map must not be empty, found {} x {}", map.block_queries,
+          map.block_keys);
+  require(map.heads == problem.q.dim(2) &&
+              map.block_rows == blocks(problem.q.dim(1), map.block_queries) &&
+              map.block_columns == blocks(keys, map.block_keys),
+          "attention: the block map must be [{}, {}, {}], found [{}, {}, {}]", problem.q.dim(2),
+          blocks(problem.q.dim(1), map.block_queries), blocks(keys, map.block_keys), map.heads,
+          map.block_rows, map.block_columns);
+}
+
 void require_problem(const AttentionProblem& problem) {
   const Tensor& q = problem.q;
   require_operand(q, "q");
@@ -66,6 +89,7 @@ void require_problem(const AttentionProblem& problem) {
           problem.mask.window);
   require_runs(problem.mask.query_runs, q.dim(1), "q");
   require_runs(problem.mask.key_runs, problem.k.dim(1), "k");
+  require_features(problem);
 }
 
 void require_out(const AttentionProblem& problem, const Tensor& out) {
@@ -87,60 +111,70 @@ void require_log_sum_exp(const Tensor& out, const Tensor& log_sum_exp) {
 void run(const AttentionProblem& problem, const Tensor& out, const Tensor& log_sum_exp,
          std::optional<AttentionMethod> method) {
   if (out.elements() == 0) return;
-  const AttentionKernel& kernel = select_attention_kernel(problem, method);
+  const AttentionForwardKernel& kernel = select_attention_forward(problem, method);
   const ProfilingRegion region(problem.q.device(), "Portolan::Attention::forward");
   kernel.forward(problem, out, log_sum_exp);
 }
 
+void require_gradients(const AttentionProblem& problem, const AttentionGradients& gradients) {
+  require_out(problem, gradients.grad_out);
+  require_log_sum_exp(gradients.grad_out, gradients.log_sum_exp);
+  require_log_sum_exp(gradients.grad_out, gradients.delta);
+  const auto check = [&](const Tensor& gradient, const Tensor& operand, const char* name) {
+    require_operand(gradient, name);
+    require(gradient.shape() == operand.shape() && gradient.device() == operand.device(),
+            "attention: {} {} must have the shape and device of its operand {}", name,
+            gradient.shape().to_string(), operand.shape().to_string());
+    require(gradient.dtype() == DType::f32 ||
+                (gradient.dtype() == operand.dtype() && !gradients.accumulate),
+            "attention: {} must be {}f32, found {}", name,
+            gradients.accumulate ? "" : fmt::format("{} or ", name_of(operand.dtype())),
+            name_of(gradient.dtype()));
+  };
+  check(gradients.dq, problem.q, "dq");
+  check(gradients.dk, problem.k, "dk");
+  check(gradients.dv, problem.v, "dv");
+}
+
+/// The first kernel of the problem's device, and of `method` if given, that serves the problem.
+template <typename Kernel>
+const Kernel& select(std::span<const std::unique_ptr<Kernel>> kernels, std::string_view pass,
+                     const AttentionProblem& problem, std::optional<AttentionMethod> method) {
+  const DeviceKind device = problem.q.device().kind;
+  std::string reasons;
+  for (const auto& kernel : kernels) {
+    if (kernel->device() != device || (method && kernel->method() != *method)) continue;
+    const std::string reason = kernel->unsupported_reason(problem);
+    if (reason.empty()) return *kernel;
+    reasons +=
+        fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", name_of(kernel->method()), reason);
+  }
+  throw UnsupportedError(
+      fmt::format("no {}attention kernel of device '{}' serves the {} pass of q "
+                  "{} {} ({})",
+                  method ? fmt::format("{} ", name_of(*method)) : "", name_of(device), pass,
+                  name_of(problem.q.dtype()), problem.q.shape().to_string(),
+                  reasons.empty() ? "none is registered" : reasons));
+}
+
 }  // namespace
 
-std::string_view name_of(AttentionMethod method) {
-  switch (method) {
-    case AttentionMethod::standard:
-      return "standard";
-    case AttentionMethod::flash:
-      return "flash";
-  }
-  return "";
+const AttentionForwardKernel& select_attention_forward(const AttentionProblem& problem,
+                                                       std::optional<AttentionMethod> method) {
+  return select(attention_forward_kernels(), "forward", problem, method);
 }
 
-void register_attention_kernel(std::unique_ptr<AttentionKernel> kernel) {
-  registry().push_back(std::move(kernel));
-}
-
-void unregister_attention_kernels() { registry().clear(); }
-
-std::span<const std::unique_ptr<AttentionKernel>> registered_attention_kernels() {
-  return registry();
-}
-
-const AttentionKernel& select_attention_kernel(const AttentionProblem& problem,
-                                               std::optional<AttentionMethod> method) {
-  const DeviceKind device = problem.q.device().kind;
-  for (const auto& kernel : registry()) {
-    if (kernel->device() == device && (!method || kernel->method() == *method) &&
-        kernel->unsupported_reason(problem).empty()) {
-      return *kernel;
-    }
-  }
-  std::string reasons;
-  for (const auto& kernel : registry()) {
-    if (kernel->device() != device || (method && kernel->method() != *method)) continue;
-    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", name_of(kernel->method()),
-                           kernel->unsupported_reason(problem));
-  }
-  throw UnsupportedError(fmt::format("no {}attention kernel of device '{}' serves q {} {} ({})",
-                                     method ? fmt::format("{} ", name_of(*method)) : "",
-                                     name_of(device), name_of(problem.q.dtype()),
-                                     problem.q.shape().to_string(),
-                                     reasons.empty() ? "none is registered" : reasons));
+const AttentionBackwardKernel& select_attention_backward(const AttentionProblem& problem,
+                                                         std::optional<AttentionMethod> method) {
+  return select(attention_backward_kernels(), "backward", problem, method);
 }
 
 void attention_forward(const AttentionProblem& problem, const Tensor& out,
-                       std::optional<AttentionMethod> method) {
+                       const Tensor& log_sum_exp, std::optional<AttentionMethod> method) {
   require_problem(problem);
   require_out(problem, out);
-  run(problem, out, Tensor(), method);
+  if (log_sum_exp.defined()) require_log_sum_exp(out, log_sum_exp);
+  run(problem, out, log_sum_exp, method);
 }
 
 void attention_partial(const AttentionProblem& problem, const Tensor& out,
@@ -151,6 +185,26 @@ void attention_partial(const AttentionProblem& problem, const Tensor& out,
           name_of(out.dtype()));
   require_log_sum_exp(out, log_sum_exp);
   run(problem, out, log_sum_exp, method);
+}
+
+void attention_backward(const AttentionProblem& problem, const AttentionGradients& gradients,
+                        std::optional<AttentionMethod> method) {
+  require_problem(problem);
+  require_gradients(problem, gradients);
+  if (problem.q.elements() == 0 && problem.k.elements() == 0) return;
+  const AttentionBackwardKernel& kernel = select_attention_backward(problem, method);
+  const ProfilingRegion region(problem.q.device(), "Portolan::Attention::backward");
+  kernel.backward(problem, gradients);
+}
+
+void attention_delta(const Tensor& out, const Tensor& grad_out, const Tensor& delta) {
+  require_operand(out, "out");
+  require_like_query(out, grad_out, "grad_out");
+  require(grad_out.shape() == out.shape(), "attention: out {} and grad_out {} must have one shape",
+          out.shape().to_string(), grad_out.shape().to_string());
+  require_log_sum_exp(out, delta);
+  if (out.elements() == 0) return;
+  backend_of(out.device()).attention_delta(out, grad_out, delta);
 }
 
 void attention_merge(const Tensor& block_out, const Tensor& block_log_sum_exp, const Tensor& out,

@@ -5,6 +5,35 @@
 
 namespace portolan {
 
+bool BlockMap::contains(std::int64_t head, std::int64_t block_row,
+                        std::int64_t block_column) const {
+  const auto row = static_cast<std::size_t>(head * block_rows + block_row);
+  const auto begin = columns.begin() + row_begin[row];
+  const auto end = columns.begin() + row_begin[row + 1];
+  return std::binary_search(begin, end, static_cast<std::int32_t>(block_column));
+}
+
+BlockMap block_map_from_flags(std::int64_t heads, std::int64_t block_rows,
+                              std::int64_t block_columns, std::int64_t block_queries,
+                              std::int64_t block_keys, const std::uint8_t* flags) {
+  BlockMap map{.heads = heads,
+               .block_rows = block_rows,
+               .block_columns = block_columns,
+               .block_queries = block_queries,
+               .block_keys = block_keys,
+               .row_begin = {0},
+               .columns = {}};
+  for (std::int64_t row = 0; row < heads * block_rows; ++row) {
+    for (std::int64_t column = 0; column < block_columns; ++column) {
+      if (flags[row * block_columns + column] != 0) {
+        map.columns.push_back(static_cast<std::int32_t>(column));
+      }
+    }
+    map.row_begin.push_back(static_cast<std::int32_t>(map.columns.size()));
+  }
+  return map;
+}
+
 std::vector<TokenRun> resolved_key_runs(const AttentionMask& mask, std::int64_t key_tokens) {
   if (!mask.key_runs.empty()) return mask.key_runs;
   return {TokenRun{0, key_tokens}};
@@ -28,6 +57,7 @@ std::int64_t visible_scores(const AttentionMask& mask, std::int64_t query_tokens
     for (std::int64_t i = 0; i < queries.length; ++i) {
       const std::int64_t query = queries.position + i;
       for (const TokenRun& run : keys) {
+        if (run.sequence != queries.sequence) continue;
         const std::int64_t first = rule.first_key(query, run.position);
         const std::int64_t end = rule.end_key(query, run.position + run.length);
         scores += std::max<std::int64_t>(0, end - first);
@@ -42,7 +72,8 @@ std::vector<RowTile> split_runs(std::span<const TokenRun> runs, std::int64_t til
   std::int64_t row = 0;
   for (const TokenRun& run : runs) {
     for (std::int64_t begin = 0; begin < run.length; begin += tile) {
-      tiles.push_back({row + begin, run.position + begin, std::min(tile, run.length - begin)});
+      tiles.push_back(
+          {row + begin, run.position + begin, std::min(tile, run.length - begin), run.sequence});
     }
     row += run.length;
   }

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "attention/attention.hpp"
+#include "attention/problem.hpp"
 #include "core/dtype.hpp"
 
 /// Geometry of masks, for kernels: which keys a query sees, and which tiles of the score matrix
@@ -13,7 +13,7 @@
 /// compared only in tiles that it cuts).
 namespace portolan {
 
-/// The mask without its runs. A window implies causality.
+/// The mask without its runs, padding and blocks. A window implies causality.
 struct MaskRule {
   bool causal = true;
   std::int64_t window = 0;
@@ -38,11 +38,12 @@ struct MaskRule {
   }
 };
 
-/// Rows [row, row + length) of a tensor, at positions `position` and following.
+/// Rows [row, row + length) of a tensor, at positions `position` and following of a sequence.
 struct RowTile {
   std::int64_t row = 0;
   std::int64_t position = 0;
   std::int64_t length = 0;
+  std::int64_t sequence = 0;
 };
 
 enum class TileVisibility : std::uint8_t { none, partial, full };
@@ -52,6 +53,7 @@ enum class TileVisibility : std::uint8_t { none, partial, full };
                                                                          const RowTile& queries,
                                                                          const RowTile& keys) {
   if (queries.length == 0 || keys.length == 0) return TileVisibility::none;
+  if (queries.sequence != keys.sequence) return TileVisibility::none;
   // Distances from key back to query take every value between these two in the tile.
   const std::int64_t nearest = queries.position - (keys.position + keys.length - 1);
   const std::int64_t farthest = queries.position + queries.length - 1 - keys.position;

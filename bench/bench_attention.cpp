@@ -173,7 +173,7 @@ void measure(const Options& options, DType dtype, std::int64_t length, Product& 
     for (std::size_t m = 0; m < options.methods.size(); ++m) {
       const AttentionMethod method = method_from_name(options.methods[m]);
       std::memcpy(fused.raw(), original.raw(), original.bytes());
-      const double taken = seconds(options, [&] { attention_forward(problem, out, method); });
+      const double taken = seconds(options, [&] { attention_forward(problem, out, {}, method); });
       if (round >= 0) samples[m].values.push_back(taken);
     }
   }

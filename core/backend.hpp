@@ -112,6 +112,10 @@ class Backend {
   virtual void merge_attention(const Tensor& block_out, const Tensor& block_log_sum_exp,
                                const Tensor& out, const Tensor& log_sum_exp) = 0;
 
+  /// delta[b, h, s] = sum over d of out[b, s, h, d] * grad_out[b, s, h, d]. out, grad_out
+  /// [B, S, H, D] of any strides, dense in D, dtypes may differ; delta [B, H, S] f32, any strides.
+  virtual void attention_delta(const Tensor& out, const Tensor& grad_out, const Tensor& delta) = 0;
+
   // Matrix products
   // --------------------------------------------------------------------------------
   /// The layout in which this device wants inference weights of that shape and dtype.

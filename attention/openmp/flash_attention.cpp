@@ -271,14 +271,15 @@ class Worker {
   RowTile hull_;  // positions of the chunk's queries
 };
 
-class FlashKernel final : public AttentionKernel {
+class FlashKernel final : public AttentionForwardKernel {
  public:
   [[nodiscard]] DeviceKind device() const override { return DeviceKind::cpu; }
   [[nodiscard]] AttentionMethod method() const override { return AttentionMethod::flash; }
 
-  [[nodiscard]] std::string unsupported_reason(const AttentionProblem&) const override {
+  [[nodiscard]] std::string unsupported_reason(const AttentionProblem& problem) const override {
     static const bool served = has_vector_operations() && has_products(OperandFormat::single);
-    return served ? "" : "libxsmm generates no code for this CPU (it needs AVX2)";
+    if (!served) return "libxsmm generates no code for this CPU (it needs AVX2)";
+    return unserved_feature(problem, {});
   }
 
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
@@ -309,7 +310,7 @@ class FlashKernel final : public AttentionKernel {
 }  // namespace
 }  // namespace flash
 
-std::unique_ptr<AttentionKernel> make_openmp_flash_attention() {
+std::unique_ptr<AttentionForwardKernel> make_openmp_flash_attention() {
   return std::make_unique<flash::FlashKernel>();
 }
 

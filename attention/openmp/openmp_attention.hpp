@@ -14,6 +14,6 @@ namespace portolan {
 /// Scratch is a few MB a thread whatever the lengths.
 ///
 /// Serves x86 CPUs with AVX2 and above.
-[[nodiscard]] std::unique_ptr<AttentionKernel> make_openmp_flash_attention();
+[[nodiscard]] std::unique_ptr<AttentionForwardKernel> make_openmp_flash_attention();
 
 }  // namespace portolan

@@ -4,11 +4,11 @@
 
 namespace portolan {
 
-std::unique_ptr<AttentionKernel> make_portable_attention_cuda() {
+std::unique_ptr<AttentionForwardKernel> make_portable_attention_cuda() {
   return std::make_unique<portable::FlashKernel<Kokkos::Cuda, DeviceKind::cuda>>();
 }
 
-std::unique_ptr<AttentionKernel> make_standard_attention_cuda() {
+std::unique_ptr<AttentionForwardKernel> make_standard_attention_cuda() {
   return std::make_unique<portable::StandardKernel<Kokkos::Cuda, DeviceKind::cuda>>();
 }
 

@@ -8,7 +8,7 @@
 #include "attention/portable/standard_forward.hpp"
 #include "core/backend.hpp"
 
-/// AttentionKernels over the functors of this folder; instantiated once per execution space.
+/// Attention kernels over the functors of this folder; instantiated once per execution space.
 namespace portolan::portable {
 
 /// Takes scratch from the device's allocator and fills its head with tables of runs or tiles.
@@ -62,12 +62,12 @@ struct Tables {
 };
 
 template <typename Space, DeviceKind kDevice>
-class FlashKernel final : public AttentionKernel {
+class FlashKernel final : public AttentionForwardKernel {
  public:
   [[nodiscard]] DeviceKind device() const override { return kDevice; }
   [[nodiscard]] AttentionMethod method() const override { return AttentionMethod::flash; }
-  [[nodiscard]] std::string unsupported_reason(const AttentionProblem&) const override {
-    return {};
+  [[nodiscard]] std::string unsupported_reason(const AttentionProblem& problem) const override {
+    return unserved_feature(problem, {});
   }
 
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
@@ -96,12 +96,12 @@ class FlashKernel final : public AttentionKernel {
 };
 
 template <typename Space, DeviceKind kDevice>
-class StandardKernel final : public AttentionKernel {
+class StandardKernel final : public AttentionForwardKernel {
  public:
   [[nodiscard]] DeviceKind device() const override { return kDevice; }
   [[nodiscard]] AttentionMethod method() const override { return AttentionMethod::standard; }
-  [[nodiscard]] std::string unsupported_reason(const AttentionProblem&) const override {
-    return {};
+  [[nodiscard]] std::string unsupported_reason(const AttentionProblem& problem) const override {
+    return unserved_feature(problem, {});
   }
 
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {

@@ -4,11 +4,11 @@
 
 namespace portolan {
 
-std::unique_ptr<AttentionKernel> make_portable_attention_openmp() {
+std::unique_ptr<AttentionForwardKernel> make_portable_attention_openmp() {
   return std::make_unique<portable::FlashKernel<Kokkos::OpenMP, DeviceKind::cpu>>();
 }
 
-std::unique_ptr<AttentionKernel> make_standard_attention_openmp() {
+std::unique_ptr<AttentionForwardKernel> make_standard_attention_openmp() {
   return std::make_unique<portable::StandardKernel<Kokkos::OpenMP, DeviceKind::cpu>>();
 }
 

@@ -4,11 +4,11 @@
 
 namespace portolan {
 
-std::unique_ptr<AttentionKernel> make_portable_attention_serial() {
+std::unique_ptr<AttentionForwardKernel> make_portable_attention_serial() {
   return std::make_unique<portable::FlashKernel<Kokkos::Serial, DeviceKind::serial>>();
 }
 
-std::unique_ptr<AttentionKernel> make_standard_attention_serial() {
+std::unique_ptr<AttentionForwardKernel> make_standard_attention_serial() {
   return std::make_unique<portable::StandardKernel<Kokkos::Serial, DeviceKind::serial>>();
 }
 

@@ -69,6 +69,9 @@ class PortableBackend : public Backend {
                        const Tensor& log_sum_exp) override {
     portable::merge_attention(space_, block_out, block_log_sum_exp, out, log_sum_exp);
   }
+  void attention_delta(const Tensor& out, const Tensor& grad_out, const Tensor& delta) override {
+    portable::attention_delta(space_, out, grad_out, delta);
+  }
 
   [[nodiscard]] WeightLayout packed_layout(std::int64_t /*out_features*/,
                                            std::int64_t /*in_features*/,

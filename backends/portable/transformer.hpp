@@ -132,6 +132,68 @@ struct MergeTeams {
   }
 };
 
+struct ThreeStrides {
+  std::int64_t first = 0;
+  std::int64_t second = 0;
+  std::int64_t third = 0;
+
+  ThreeStrides() = default;
+  explicit ThreeStrides(const Tensor& tensor)
+      : first(tensor.strides()[0]), second(tensor.strides()[1]), third(tensor.strides()[2]) {}
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION std::int64_t offset(std::int64_t i, std::int64_t j,
+                                                           std::int64_t k) const {
+    return i * first + j * second + k * third;
+  }
+};
+
+template <class Space, class T, class G>
+struct DeltaTeams {
+  const T* out = nullptr;
+  const G* grad_out = nullptr;
+  float* delta = nullptr;
+  ThreeStrides out_strides;
+  ThreeStrides grad_strides;
+  ThreeStrides delta_strides;
+  std::int64_t tokens = 0;
+  std::int64_t heads = 0;
+  std::int64_t head_dim = 0;
+
+  KOKKOS_INLINE_FUNCTION void operator()(const typename RowTeams<Space>::member_type& team) const {
+    const auto row = static_cast<std::int64_t>(team.league_rank());
+    const std::int64_t head = row % heads;
+    const std::int64_t token = row / heads % tokens;
+    const std::int64_t batch = row / heads / tokens;
+    const T* const values = out + out_strides.offset(batch, token, head);
+    const G* const gradients = grad_out + grad_strides.offset(batch, token, head);
+    const float sum = row_sum<Space>(team, head_dim, [&](std::int64_t d) {
+      return to_float(values[d]) * to_float(gradients[d]);
+    });
+    float* const stored = delta + delta_strides.offset(batch, head, token);
+    Kokkos::single(Kokkos::PerTeam(team), [&]() { *stored = sum; });
+  }
+};
+
+template <class Space>
+void attention_delta(const Space& space, const Tensor& out, const Tensor& grad_out,
+                     const Tensor& delta) {
+  dispatch_floating(out.dtype(), grad_out.dtype(), [&](auto type, auto grad_type) {
+    using T = typename decltype(type)::type;
+    using G = typename decltype(grad_type)::type;
+    DeltaTeams<Space, T, G> kernel;
+    kernel.out = out.data<T>();
+    kernel.grad_out = grad_out.data<G>();
+    kernel.delta = delta.data<float>();
+    kernel.out_strides = ThreeStrides(out);
+    kernel.grad_strides = ThreeStrides(grad_out);
+    kernel.delta_strides = ThreeStrides(delta);
+    kernel.tokens = out.dim(1);
+    kernel.heads = out.dim(2);
+    kernel.head_dim = out.dim(3);
+    for_row_teams(space, "Portolan::Attention::delta", out.dim(0) * out.dim(1) * out.dim(2),
+                  kernel);
+  });
+}
+
 template <class Space>
 void merge_attention(const Space& space, const Tensor& block_out, const Tensor& block_log_sum_exp,
                      const Tensor& out, const Tensor& log_sum_exp) {

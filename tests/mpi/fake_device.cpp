@@ -52,6 +52,7 @@ class FakeDevice final : public Backend {
   void merge_attention(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {
     refuse();
   }
+  void attention_delta(const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
   [[nodiscard]] WeightLayout packed_layout(std::int64_t, std::int64_t, DType) const override {
     refuse();
   }

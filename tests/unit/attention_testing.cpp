@@ -184,10 +184,10 @@ void check_on_all_kernels(const AttentionCase& test_case) {
     const AttentionSetup setup = make_setup(test_case, backend->device());
     const reference::AttentionOutput expected = reference::attention(setup.reference);
     for (const AttentionMethod method : {AttentionMethod::standard, AttentionMethod::flash}) {
-      const AttentionKernel& chosen = select_attention_kernel(setup.problem, method);
+      const AttentionForwardKernel& chosen = select_attention_forward(setup.problem, method);
       EXPECT_EQ(chosen.method(), method);
     }
-    for (const auto& kernel : registered_attention_kernels()) {
+    for (const auto& kernel : attention_forward_kernels()) {
       if (kernel->device() != backend->device().kind ||
           !kernel->unsupported_reason(setup.problem).empty()) {
         continue;

@@ -60,7 +60,7 @@ void set_values(const Tensor& tensor, const std::vector<double>& values);
 void expect_matches(const AttentionCase& test_case, const AttentionSetup& setup,
                     const reference::AttentionOutput& expected);
 
-/// Runs the case on every registered kernel that serves it, and through select_attention_kernel.
+/// Runs the case on every registered kernel that serves it, and through select_attention_forward.
 void check_on_all_kernels(const AttentionCase& test_case);
 
 }  // namespace portolan::testing_support

@@ -160,7 +160,7 @@ TEST(Attention, ScalesOfAnySign) {
 
 TEST(Attention, EqualWeightsWithScaleZero) {
   AttentionCase c{.query_tokens = 40, .key_tokens = 40};
-  for (const auto& kernel : registered_attention_kernels()) {
+  for (const auto& kernel : attention_forward_kernels()) {
     if (kernel->device() == DeviceKind::cuda) continue;
     testing_support::AttentionSetup setup = testing_support::make_setup(c, {kernel->device(), 0});
     setup.problem.scale = 0.0F;
@@ -173,7 +173,7 @@ TEST(Attention, EqualWeightsWithScaleZero) {
 TEST(Attention, LargeScoresDoNotOverflow) {
   // Scores reach +-500: far beyond exp's range, close to one-hot weights.
   for (const DType dtype : kDTypes) {
-    for (const auto& kernel : registered_attention_kernels()) {
+    for (const auto& kernel : attention_forward_kernels()) {
       if (kernel->device() == DeviceKind::cuda) continue;
       AttentionCase c{
           .query_tokens = 400, .key_tokens = 400, .heads = 2, .key_heads = 2, .head_dim = 64};

@@ -66,7 +66,7 @@ TEST(AttentionGolden, EveryKernelReproducesAnotherFramework) {
     std::vector<float> log_sum_exp(static_cast<std::size_t>(file.at("lse").elements()));
     file.read(file.at("lse"), log_sum_exp.data(), DType::f32);
     const double tolerance = name == "causal_large_scores" ? 2e-3 : 1e-5;
-    for (const auto& kernel : registered_attention_kernels()) {
+    for (const auto& kernel : attention_forward_kernels()) {
       if (kernel->device() == DeviceKind::cuda) continue;
       SCOPED_TRACE(std::string(name_of(kernel->device())) + " " +
                    std::string(name_of(kernel->method())));

@@ -26,7 +26,7 @@ constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::f16};
 /// Calls `check(kernel, device)` for each registered kernel of a host device.
 void for_each_host_kernel(const auto& check) {
   int kernels = 0;
-  for (const auto& kernel : registered_attention_kernels()) {
+  for (const auto& kernel : attention_forward_kernels()) {
     const Device device{kernel->device(), 0};
     if (!is_host(device)) continue;
     SCOPED_TRACE(std::string(name_of(device.kind)) + " " + std::string(name_of(kernel->method())));
@@ -38,7 +38,7 @@ void for_each_host_kernel(const auto& check) {
 
 TEST(AttentionMerge, BlocksOfKeysMergeToTheWhole) {
   for (const DType dtype : kDTypes) {
-    for_each_host_kernel([&](const AttentionKernel& kernel, Device device) {
+    for_each_host_kernel([&](const AttentionForwardKernel& kernel, Device device) {
       AttentionCase c{.batch = 2,
                       .query_tokens = 90,
                       .key_tokens = 90,
@@ -79,7 +79,7 @@ TEST(AttentionTiles, HiddenTilesAreNotVisited) {
   constexpr std::int64_t kTokens = 4 * kSquare;
   for (const DType dtype : kDTypes) {
     for (const std::int64_t window : {std::int64_t{0}, std::int64_t{100}}) {
-      for_each_host_kernel([&](const AttentionKernel& kernel, Device device) {
+      for_each_host_kernel([&](const AttentionForwardKernel& kernel, Device device) {
         if (kernel.method() != AttentionMethod::flash) return;
         AttentionCase c{.query_tokens = kTokens, .key_tokens = kTokens, .head_dim = 16};
         c.dtype = dtype;
@@ -110,7 +110,7 @@ TEST(AttentionTiles, HiddenTilesAreNotVisited) {
 }
 
 TEST(AttentionWorkspace, IsWhatWasAnnounced) {
-  for_each_host_kernel([&](const AttentionKernel& kernel, Device device) {
+  for_each_host_kernel([&](const AttentionForwardKernel& kernel, Device device) {
     AttentionCase c{.batch = 2, .query_tokens = 150, .key_tokens = 200, .heads = 4, .key_heads = 2};
     const AttentionSetup setup = make_setup(c, device);
     CachingAllocator& allocator = backend_of(device).allocator();
@@ -126,7 +126,7 @@ TEST(AttentionWorkspace, IsWhatWasAnnounced) {
 }
 
 TEST(AttentionWorkspace, GrowsWithLengthAsTheMethodSays) {
-  for_each_host_kernel([&](const AttentionKernel& kernel, Device device) {
+  for_each_host_kernel([&](const AttentionForwardKernel& kernel, Device device) {
     const auto bytes = [&](std::int64_t tokens) {
       AttentionCase c{.query_tokens = tokens, .key_tokens = tokens, .head_dim = 64};
       return static_cast<double>(kernel.workspace_bytes(make_setup(c, device).problem));
@@ -143,7 +143,7 @@ TEST(AttentionWorkspace, GrowsWithLengthAsTheMethodSays) {
 
 TEST(AttentionDeterminism, RunsGiveEqualBits) {
   for (const DType dtype : kDTypes) {
-    for_each_host_kernel([&](const AttentionKernel& kernel, Device device) {
+    for_each_host_kernel([&](const AttentionForwardKernel& kernel, Device device) {
       AttentionCase c{.batch = 2,
                       .query_tokens = 300,
                       .key_tokens = 300,
@@ -185,11 +185,11 @@ TEST(AttentionRegistry, AnswersWithReasonsWhereNothingServes) {
   const Device gpu{DeviceKind::cuda, 7};
   const Tensor tensor = Tensor::borrow(memory, {1, 1, 1, 8}, DType::f32, gpu);
   const AttentionProblem problem{.q = tensor, .k = tensor, .v = tensor, .mask = {}, .scale = 1.0F};
-  for (const auto& kernel : registered_attention_kernels()) {
+  for (const auto& kernel : attention_forward_kernels()) {
     ASSERT_NE(kernel->device(), DeviceKind::cuda);
   }
   try {
-    static_cast<void>(select_attention_kernel(problem, AttentionMethod::flash));
+    static_cast<void>(select_attention_forward(problem, AttentionMethod::flash));
     FAIL() << "a kernel was found for a device without kernels";
   } catch (const UnsupportedError& error) {
     EXPECT_NE(std::string(error.what()).find("'cuda'"), std::string::npos) << error.what();
