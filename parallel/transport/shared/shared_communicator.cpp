@@ -77,7 +77,7 @@ class SharedCommunicator final : public Communicator {
   SharedCommunicator(std::shared_ptr<SharedSegment> control, int rank, int size,
                      std::chrono::milliseconds deadline)
       : group_(control, rank, size, deadline),
-        window_(std::make_shared<Window>(std::move(control), group_.slot(rank))),
+        window_(std::make_shared<Window>(std::move(control), group_.slot(rank), size)),
         peers_(size) {
     StepDescriptor opening{.collective = Collective::barrier};
     try {
