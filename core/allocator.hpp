@@ -19,6 +19,14 @@ struct MemoryCounters {
   std::int64_t allocated_peak = 0;
   std::int64_t reserved = 0;
   std::int64_t reserved_peak = 0;
+
+  MemoryCounters& operator+=(const MemoryCounters& other) noexcept {
+    allocated += other.allocated;
+    allocated_peak += other.allocated_peak;
+    reserved += other.reserved;
+    reserved_peak += other.reserved_peak;
+    return *this;
+  }
 };
 
 /// Where an allocator gets its segments from: a device's raw allocation.

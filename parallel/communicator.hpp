@@ -88,6 +88,8 @@ class Communicator {
   [[nodiscard]] virtual Tensor allocate(const Shape& shape, DType dtype, Device device) = 0;
   /// What allocate() and staging hold of memory outside the devices' own allocators.
   [[nodiscard]] virtual MemoryCounters memory() const { return {}; }
+  /// Sets the peaks of memory() to the present values.
+  virtual void reset_memory_peaks() {}
 
   /// x = sum of the ranks' x, contiguous, f32, bf16 or f16.
   void all_reduce(const Tensor& x);

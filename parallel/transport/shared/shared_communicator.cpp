@@ -98,6 +98,7 @@ class SharedCommunicator final : public Communicator {
   [[nodiscard]] int size() const override { return group_.size(); }
   [[nodiscard]] std::string description() const override { return "shared memory"; }
   [[nodiscard]] MemoryCounters memory() const override { return window_->memory(); }
+  void reset_memory_peaks() override { window_->reset_memory_peaks(); }
 
   [[nodiscard]] Tensor allocate(const Shape& shape, DType dtype, Device device) override {
     if (!serves(device)) return allocate_private(shape, dtype, device);

@@ -23,6 +23,7 @@ class Window : public std::enable_shared_from_this<Window> {
   [[nodiscard]] Tensor allocate(const Shape& shape, DType dtype, Device device);
   [[nodiscard]] WindowPosition position_of(const Tensor& tensor) const;
   [[nodiscard]] MemoryCounters memory() const { return allocator_->counters(); }
+  void reset_memory_peaks() { allocator_->reset_peaks(); }
 
  private:
   void* add_segment(std::size_t bytes);
