@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/dtype.hpp"
+#include "core/gelu_kind.hpp"
 
 /// Model configurations: what a Hugging Face config.json says, checked, and the presets.
 namespace portolan {
@@ -81,9 +82,6 @@ struct LlamaConfig : CommonConfig {
   /// kMaximumLayers.
   [[nodiscard]] LlamaConfig with_layers(std::int64_t count) const;
 };
-
-/// The activations of the architectures with a plain two-layer MLP.
-enum class GeluKind { erf, tanh };
 
 struct GptBigCodeConfig : CommonConfig {
   /// 1 with multi-query attention, else attention_heads.

@@ -179,7 +179,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
   }
 
   void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
-                        const Tensor& sines) override {
+                        const Tensor& sines, bool inverse) override {
     simd::RotaryTokens arguments;
     arguments.dtype = x.dtype();
     arguments.x = x.raw();
@@ -193,6 +193,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     arguments.positions_stride = positions.strides()[0];
     arguments.cosine_stride = cosines.strides()[0];
     arguments.sine_stride = sines.strides()[0];
+    arguments.inverse = inverse;
     const auto token_bytes = x.dim(1) * x.dim(2) * static_cast<std::int64_t>(size_of(x.dtype()));
     openmp::for_blocks(space(), "Portolan::RotaryEmbedding::rotate", x.dim(0),
                        openmp::block_items(token_bytes), [&](std::int64_t begin, std::int64_t end) {
@@ -339,17 +340,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     problem.layout = weight.layout();
     problem.accumulate = accumulate && direct;
     onednn_.multiply(problem, source.raw(), weight.storage().raw(), target.raw());
-    if (!direct) store(target, out, accumulate);
-  }
-
-  void store(const Tensor& product, const Tensor& out, bool accumulate) {
-    dispatch_floating(out.dtype(), [&](auto type) {
-      using T = typename decltype(type)::type;
-      portable::for_rows(
-          space(), "Portolan::Matmul::store", out.dim(0), out.dim(1),
-          portable::StoreProduct<T>{product.data<float>(), out.data<T>(), product.strides()[0],
-                                    out.strides()[0], accumulate});
-    });
+    if (!direct) portable::store_product(space(), target, out, accumulate);
   }
 
   OneDnnMatmul onednn_;

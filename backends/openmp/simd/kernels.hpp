@@ -82,6 +82,7 @@ struct RotaryTokens {
   std::int64_t positions_stride = 0;
   std::int64_t cosine_stride = 0;
   std::int64_t sine_stride = 0;
+  bool inverse = false;  ///< by the negative angles
 };
 void rotary_embedding(const RotaryTokens& arguments, std::int64_t begin, std::int64_t end);
 

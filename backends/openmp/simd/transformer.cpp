@@ -113,14 +113,14 @@ void rms_norm(const RmsNormRows& arguments, std::int64_t begin, std::int64_t end
 
 template <class T>
 HWY_INLINE void rotate(T* first, T* second, const float* cosine, const float* sine,
-                       std::int64_t half) {
+                       Floats direction, std::int64_t half) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(FloatTag()));
   std::int64_t i = 0;
   for (; i + lanes <= half; i += lanes) {
     const Floats a = load(first + i);
     const Floats b = load(second + i);
     const Floats c = load(cosine + i);
-    const Floats s = load(sine + i);
+    const Floats s = hn::Mul(direction, load(sine + i));
     store(hn::NegMulAdd(b, s, hn::Mul(a, c)), first + i);
     store(hn::MulAdd(a, s, hn::Mul(b, c)), second + i);
   }
@@ -129,7 +129,7 @@ HWY_INLINE void rotate(T* first, T* second, const float* cosine, const float* si
     const Floats a = load_first(first + i, rest);
     const Floats b = load_first(second + i, rest);
     const Floats c = load_first(cosine + i, rest);
-    const Floats s = load_first(sine + i, rest);
+    const Floats s = hn::Mul(direction, load_first(sine + i, rest));
     store_first(hn::NegMulAdd(b, s, hn::Mul(a, c)), first + i, rest);
     store_first(hn::MulAdd(a, s, hn::Mul(b, c)), second + i, rest);
   }
@@ -137,6 +137,7 @@ HWY_INLINE void rotate(T* first, T* second, const float* cosine, const float* si
 
 template <class T>
 void rotary_typed(const RotaryTokens& arguments, std::int64_t begin, std::int64_t end) {
+  const Floats direction = hn::Set(FloatTag(), arguments.inverse ? -1.0F : 1.0F);
   for (std::int64_t token = begin; token < end; ++token) {
     const std::int64_t position = arguments.positions[token * arguments.positions_stride];
     const float* const cosine = arguments.cosines + position * arguments.cosine_stride;
@@ -144,7 +145,7 @@ void rotary_typed(const RotaryTokens& arguments, std::int64_t begin, std::int64_
     T* const row = static_cast<T*>(arguments.x) + token * arguments.token_stride;
     for (std::int64_t head = 0; head < arguments.heads; ++head) {
       T* const first = row + head * arguments.head_stride;
-      rotate(first, first + arguments.half, cosine, sine, arguments.half);
+      rotate(first, first + arguments.half, cosine, sine, direction, arguments.half);
     }
   }
 }
