@@ -63,9 +63,18 @@ const Tensor& Parameter::gradient() {
   return gradient_;
 }
 
+std::shared_ptr<const Parameter::Hook> Parameter::add_hook(Hook hook) {
+  std::erase_if(hooks_, [](const std::weak_ptr<const Hook>& old) { return old.expired(); });
+  auto added = std::make_shared<const Hook>(std::move(hook));
+  hooks_.push_back(added);
+  return added;
+}
+
 void Parameter::complete_use() {
   if (--pending_uses_ > 0) return;
-  for (const Hook& hook : hooks_) hook(*this);
+  for (const std::weak_ptr<const Hook>& hook : hooks_) {
+    if (const std::shared_ptr<const Hook> alive = hook.lock()) (*alive)(*this);
+  }
 }
 
 }  // namespace portolan

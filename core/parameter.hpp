@@ -62,9 +62,9 @@ class Parameter {
   void clear_gradient() { gradient_ = Tensor(); }
 
   /// Called, in the order added, each time a backward pass has added its last contribution to the
-  /// gradient. Where gradients are summed over ranks, and where data parallelism will start its
-  /// reductions.
-  void add_hook(Hook hook) { hooks_.push_back(std::move(hook)); }
+  /// gradient, for as long as the result of this function lives. Where gradients are summed over
+  /// ranks, and where data parallelism will start its reductions.
+  [[nodiscard]] std::shared_ptr<const Hook> add_hook(Hook hook);
 
  private:
   friend class Tape;
@@ -77,7 +77,7 @@ class Parameter {
   Tensor value_;
   Tensor master_;
   Tensor gradient_;
-  std::vector<Hook> hooks_;
+  std::vector<std::weak_ptr<const Hook>> hooks_;
   int pending_uses_ = 0;  // recorded, and not yet passed by the backward pass
 };
 

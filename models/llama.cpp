@@ -116,18 +116,18 @@ std::vector<const Weight*> Llama::product_weights() const {
   return weights;
 }
 
-Tensor Llama::local_ids(std::span<const std::int32_t> ids, std::int64_t batch,
-                        const SequenceSharding& sharding) const {
-  const int rank = context_.mesh().coordinates().context;
-  const std::int64_t length = sharding.sequence_length();
+std::vector<std::int32_t> Llama::local_values(std::span<const std::int32_t> values,
+                                              std::int64_t batch) const {
+  const std::int64_t length = std::ssize(values) / batch;
+  const SequenceSharding sharding = context_.attention().sharding(length);
   std::vector<std::int32_t> local;
   for (std::int64_t b = 0; b < batch; ++b) {
-    for (const TokenRun& run : sharding.runs(rank)) {
-      const auto first = ids.begin() + b * length + run.position;
+    for (const TokenRun& run : sharding.runs(context_.mesh().coordinates().context)) {
+      const auto first = values.begin() + b * length + run.position;
       local.insert(local.end(), first, first + run.length);
     }
   }
-  return upload(local, {batch, sharding.local_tokens(rank)}, device_);
+  return local;
 }
 
 Tensor Llama::local_positions(std::int64_t batch, const SequenceSharding& sharding) const {
@@ -216,7 +216,8 @@ Variable Llama::forward(std::span<const std::int32_t> ids, std::int64_t batch,
     if (options.observer) options.observer(name, state.value());
   };
 
-  Variable residual = embedding_.forward(local_ids(ids, batch, sharding), options.tape);
+  Variable residual = embedding_.forward(
+      upload(local_values(ids, batch), {batch, pass.tokens}, device_), options.tape);
   observe("embed", residual);
   Variable normed =
       functional::rms_norm(residual, layers_.front().attention_norm,

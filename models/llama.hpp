@@ -68,6 +68,11 @@ class Llama {
   [[nodiscard]] Variable forward(std::span<const std::int32_t> ids, std::int64_t batch,
                                  const ForwardOptions& options) const;
 
+  /// Of values [batch, length], the same on every rank, those of the tokens whose logits this rank
+  /// computes, in their order.
+  [[nodiscard]] std::vector<std::int32_t> local_values(std::span<const std::int32_t> values,
+                                                       std::int64_t batch) const;
+
   /// Logit rows `rows` (b * length + t) of a forward's result as [rows, vocab] f32 in host memory,
   /// whole on every rank. Collective.
   [[nodiscard]] Tensor gather_logits(const Tensor& logits, std::span<const std::int64_t> rows,
@@ -83,8 +88,6 @@ class Llama {
     RowParallelLinear mlp_out;
   };
 
-  [[nodiscard]] Tensor local_ids(std::span<const std::int32_t> ids, std::int64_t batch,
-                                 const SequenceSharding& sharding) const;
   [[nodiscard]] Tensor local_positions(std::int64_t batch, const SequenceSharding& sharding) const;
   /// What all blocks of one forward pass share.
   struct Pass {
