@@ -8,6 +8,7 @@
 
 #include "backends/compat/kokkos_runtime.hpp"
 #include "backends/openmp/blocks.hpp"
+#include "backends/openmp/general_product.hpp"
 #include "backends/openmp/onednn_matmul.hpp"
 #include "backends/openmp/panel_matmul.hpp"
 #include "backends/openmp/simd/kernels.hpp"
@@ -278,6 +279,12 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
       const std::int64_t end = std::min(row + step, rows);
       multiply(x.slice(0, row, end), weight, out.slice(0, row, end), accumulate);
     }
+  }
+
+  void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+               const Tensor& out, bool accumulate) override {
+    openmp::general_product({*this, space(), onednn_}, a, transpose_a, b, transpose_b, out,
+                            accumulate);
   }
 
  private:

@@ -121,6 +121,19 @@ struct PackPanels {
 /// Writes panels [begin, end) of core/weight.hpp's layout, padding included.
 void pack_panels(const PackPanels& arguments, std::int64_t begin, std::int64_t end);
 
+struct PackColumns {
+  DType source_dtype = DType::f32;
+  DType weight_dtype = DType::f32;
+  const void* source = nullptr;  ///< [in_features, out_features]
+  void* panels = nullptr;
+  std::int64_t row_stride = 0;
+  std::int64_t in_features = 0;
+  std::int64_t out_features = 0;
+};
+/// Writes 32-bit words [begin, end) (an input feature of f32, a pair of 16-bit ones) of all panels,
+/// from a matrix that is the transpose of a weight.
+void pack_columns(const PackColumns& arguments, std::int64_t begin, std::int64_t end);
+
 struct PanelProduct {
   DType x_dtype = DType::f32;
   DType panel_dtype = DType::f32;  ///< f32 or bf16
