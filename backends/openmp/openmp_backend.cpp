@@ -12,6 +12,7 @@
 #include "backends/openmp/onednn_matmul.hpp"
 #include "backends/openmp/panel_matmul.hpp"
 #include "backends/openmp/simd/kernels.hpp"
+#include "backends/openmp/training_operations.hpp"
 #include "backends/portable/host_memory.hpp"
 #include "backends/portable/portable_backend.hpp"
 #include "core/log.hpp"
@@ -216,6 +217,66 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     openmp::for_blocks(
         space(), "Portolan::Elementwise::swiglu", gate.dim(0), openmp::block_items(row_bytes(gate)),
         [&](std::int64_t begin, std::int64_t end) { simd::swiglu(arguments, begin, end); });
+  }
+
+  void add(const Tensor& x, const Tensor& y) override {
+    if (!openmp::add(space(), x, y)) HostBackend::add(x, y);
+  }
+  void scale(const Tensor& x, float factor) override {
+    if (!openmp::scale(space(), x, factor)) HostBackend::scale(x, factor);
+  }
+  void embedding_backward(const Tensor& ids, const Tensor& grad_out, std::int64_t first_row,
+                          const Tensor& grad_table) override {
+    openmp::embedding_backward(space(), ids, grad_out, first_row, grad_table);
+  }
+  void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
+                         const Tensor& grad_out, const Tensor& grad_x, const Tensor& grad_weight,
+                         bool accumulate_x) override {
+    openmp::norm_backward(space(), allocator(), "Portolan::Norm::rms_norm_backward", x, weight,
+                          epsilon, {grad_out, grad_x, grad_weight, nullptr, accumulate_x});
+  }
+  void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+                  const Tensor& out) override {
+    openmp::layer_norm(space(), x, weight, bias, epsilon, out);
+  }
+  void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
+                           const Tensor& grad_out, const Tensor& grad_x, const Tensor& grad_weight,
+                           const Tensor& grad_bias, bool accumulate_x) override {
+    openmp::norm_backward(space(), allocator(), "Portolan::Norm::layer_norm_backward", x, weight,
+                          epsilon, {grad_out, grad_x, grad_weight, &grad_bias, accumulate_x});
+  }
+  void swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& grad_out,
+                       const Tensor& grad_gate, const Tensor& grad_up) override {
+    openmp::swiglu_backward(space(), gate, up, grad_out, grad_gate, grad_up);
+  }
+  void gelu(const Tensor& x, const Tensor& out, GeluKind kind) override {
+    openmp::gelu(space(), x, nullptr, out, kind);
+  }
+  void gelu_backward(const Tensor& x, const Tensor& grad_out, const Tensor& grad_x,
+                     GeluKind kind) override {
+    openmp::gelu(space(), x, &grad_out, grad_x, kind);
+  }
+  void softmax(const Tensor& x, const Tensor& out, const Tensor& log_sum_exp) override {
+    openmp::softmax(space(), x, out, log_sum_exp);
+  }
+  void cross_entropy_rows(const Tensor& logits, const Tensor& labels, std::int64_t first_column,
+                          std::int32_t ignore_label, const Tensor& maximum, const Tensor& sum,
+                          const Tensor& target) override {
+    openmp::cross_entropy_rows(space(), logits, labels, first_column, ignore_label, maximum, sum,
+                               target);
+  }
+  void cross_entropy_backward(const Tensor& logits, const Tensor& labels, std::int64_t first_column,
+                              std::int32_t ignore_label, const Tensor& log_sum_exp, float scale,
+                              const Tensor& grad_logits) override {
+    openmp::cross_entropy_backward(space(), logits, labels, first_column, ignore_label, log_sum_exp,
+                                   scale, grad_logits);
+  }
+  void adamw(const Tensor& param, const Tensor& grad, const Tensor& first_moment,
+             const Tensor& second_moment, const AdamWStep& step, const Tensor& copy) override {
+    openmp::adamw(space(), param, grad, first_moment, second_moment, step, copy);
+  }
+  [[nodiscard]] double sum_of_squares(const Tensor& x) override {
+    return openmp::sum_of_squares(space(), x);
   }
 
   void merge_attention(const Tensor& block_out, const Tensor& block_log_sum_exp, const Tensor& out,
