@@ -31,16 +31,14 @@ HWY_INLINE void map(std::int64_t begin, std::int64_t end, bool stream, T* out,
       ++i;
     }
     for (; i + 2 * lanes <= end; i += 2 * lanes) {
-      put<true>(function(i), out + i);
-      put<true>(function(i + lanes), out + i + lanes);
+      put_pair<true>(function(i), function(i + lanes), out + i);
     }
     hwy::FlushStream();
   }
   for (; i + 2 * lanes <= end; i += 2 * lanes) {
     const Floats first = function(i);
     const Floats second = function(i + lanes);
-    put<false>(first, out + i);
-    put<false>(second, out + i + lanes);
+    put_pair<false>(first, second, out + i);
   }
   for (; i + lanes <= end; i += lanes) put<false>(function(i), out + i);
   if (i < end) store_first(function.first(i, end - i), out + i, end - i);
@@ -130,13 +128,10 @@ struct Swiglu {
   const T* gate;
   const T* up;
 
-  /// With s = exp(-|gate|), which never overflows, sigmoid(gate) is 1 / (1 + s) or s / (1 + s).
   HWY_INLINE static Floats combine(Floats gate, Floats up) {
     const FloatTag floats;
-    const Floats one = hn::Set(floats, 1.0F);
-    const Floats s = exp_of_negative(hn::Neg(hn::Abs(gate)));
-    const Floats numerator = hn::IfNegativeThenElse(gate, hn::Mul(gate, s), gate);
-    return hn::Mul(hn::Div(numerator, hn::Add(one, s)), up);
+    const Floats s = exp_of_opposite(gate);
+    return hn::Mul(hn::Mul(gate, reciprocal(hn::Add(s, hn::Set(floats, 1.0F)))), up);
   }
   HWY_INLINE Floats operator()(std::int64_t i) const {
     return combine(load(gate + i), load(up + i));

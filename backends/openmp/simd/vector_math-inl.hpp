@@ -92,20 +92,12 @@ HWY_INLINE std::array<float, kSums> sums_over(std::int64_t count, const Body& bo
   return result;
 }
 
-/// exp(x) for x <= 0, within 1.02 units in the last place; 0 below -87.3, where f32 loses
-/// precision. x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by the minimax polynomial of degree 6
-/// (relative error 3e-9, fitted by Lawson's iteration); the power of two goes into the exponent's
-/// bits.
-HWY_INLINE Floats exp_of_negative(Floats x) {
+/// 2^n exp(r), n an integer that stands in the lowest bits of `shifted`, |r| <= ln 2 / 2: exp(r) by
+/// the minimax polynomial of degree 6 (relative error 3e-9, fitted by Lawson's iteration); the
+/// power of two goes into the exponent's bits.
+HWY_INLINE Floats scaled_exp(Floats shifted, Floats r) {
   const FloatTag floats;
   const WordTag words;
-  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
-  const Floats shift = hn::Set(floats, 0x1.8p23F);
-  const Floats shifted = hn::MulAdd(x, hn::Set(floats, 1.44269504F), shift);
-  const Floats n = hn::Sub(shifted, shift);
-  // ln 2 in two parts, the first short enough for exact products.
-  const Floats coarse = hn::NegMulAdd(n, hn::Set(floats, 0.693145752F), x);
-  const Floats r = hn::NegMulAdd(n, hn::Set(floats, 1.42860682e-6F), coarse);
   const Floats square = hn::Mul(r, r);
   const Floats low = hn::MulAdd(r, hn::Set(floats, 0.166665211F), hn::Set(floats, 0.49999994F));
   const Floats middle =
@@ -114,9 +106,49 @@ HWY_INLINE Floats exp_of_negative(Floats x) {
   const Floats tail = hn::MulAdd(high, square, low);
   const Floats power = hn::Add(hn::MulAdd(square, tail, r), hn::Set(floats, 1.0F));
   const Words exponent = hn::ShiftLeft<23>(hn::BitCast(words, shifted));
-  const Floats result = hn::BitCast(floats, hn::Add(hn::BitCast(words, power), exponent));
+  return hn::BitCast(floats, hn::Add(hn::BitCast(words, power), exponent));
+}
+
+/// Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
+constexpr float kRoundingShift = 0x1.8p23F;
+/// ln 2 in two parts, the first short enough for exact products.
+constexpr float kLn2High = 0.693145752F;
+constexpr float kLn2Low = 1.42860682e-6F;
+
+/// exp(x) for x <= 0, within 1.02 units in the last place; 0 below -87.3, where f32 loses
+/// precision. x = n ln 2 + r.
+HWY_INLINE Floats exp_of_negative(Floats x) {
+  const FloatTag floats;
+  const Floats shift = hn::Set(floats, kRoundingShift);
+  const Floats shifted = hn::MulAdd(x, hn::Set(floats, 1.44269504F), shift);
+  const Floats n = hn::Sub(shifted, shift);
+  const Floats coarse = hn::NegMulAdd(n, hn::Set(floats, kLn2High), x);
+  const Floats result = scaled_exp(shifted, hn::NegMulAdd(n, hn::Set(floats, kLn2Low), coarse));
   // Written so that NaN stays NaN.
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(floats, -87.3F)), result);
+}
+
+/// exp(-x), between exp(-87) and exp(87) also where x is larger or smaller.
+HWY_INLINE Floats exp_of_opposite(Floats x) {
+  const FloatTag floats;
+  const Floats bounded = hn::Min(hn::Max(x, hn::Set(floats, -87.0F)), hn::Set(floats, 87.0F));
+  const Floats shift = hn::Set(floats, kRoundingShift);
+  const Floats shifted = hn::NegMulAdd(bounded, hn::Set(floats, 1.44269504F), shift);
+  const Floats n = hn::Sub(shifted, shift);
+  const Floats coarse = hn::NegMulSub(n, hn::Set(floats, kLn2High), bounded);
+  return scaled_exp(shifted, hn::NegMulAdd(n, hn::Set(floats, kLn2Low), coarse));
+}
+
+/// 1 / x within two units in the last place, for x whose reciprocal is a normal number.
+HWY_INLINE Floats reciprocal(Floats x) {
+  const FloatTag floats;
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  // 14 bits, which one step of Newton's doubles; a division takes several times as long.
+  const Floats guess = hn::ApproximateReciprocal(x);
+  return hn::MulAdd(guess, hn::NegMulAdd(guess, x, hn::Set(floats, 1.0F)), guess);
+#else
+  return hn::Div(hn::Set(floats, 1.0F), x);
+#endif
 }
 
 /// 1 / (1 + exp(-x)) and its complement, both to full relative precision: with s = exp(-|x|), which
@@ -129,7 +161,7 @@ struct Sigmoid {
 HWY_INLINE Sigmoid sigmoid(Floats x) {
   const Floats one = hn::Set(FloatTag(), 1.0F);
   const Floats s = exp_of_negative(hn::Neg(hn::Abs(x)));
-  const Floats large = hn::Div(one, hn::Add(one, s));
+  const Floats large = reciprocal(hn::Add(one, s));
   const Floats small = hn::Mul(s, large);
   return {hn::IfNegativeThenElse(x, small, large), hn::IfNegativeThenElse(x, large, small)};
 }
@@ -151,7 +183,7 @@ HWY_INLINE NormalDistribution normal_distribution(Floats x) {
   const Floats one = hn::Set(floats, 1.0F);
   const Floats power = exp_of_negative(hn::Mul(hn::Mul(x, x), hn::Set(floats, -0.5F)));
   const Floats scaled = hn::Mul(hn::Abs(x), hn::Set(floats, 0.212132034F));  // 0.3 / sqrt(2)
-  const Floats t = hn::Div(one, hn::Add(one, scaled));
+  const Floats t = reciprocal(hn::Add(one, scaled));
   Floats polynomial = hn::Set(floats, kErfcCoefficients[8]);
   for (int i = 7; i >= 0; --i) {
     polynomial = hn::MulAdd(polynomial, t, hn::Set(floats, kErfcCoefficients[i]));
