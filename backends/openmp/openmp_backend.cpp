@@ -225,6 +225,10 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
   void scale(const Tensor& x, float factor) override {
     if (!openmp::scale(space(), x, factor)) HostBackend::scale(x, factor);
   }
+  void dropout(const Tensor& x, float probability, RandomKey key,
+               const MatrixBlock& block) override {
+    openmp::dropout(space(), x, probability, key, block);
+  }
   void embedding_backward(const Tensor& ids, const Tensor& grad_out, std::int64_t first_row,
                           const Tensor& grad_table) override {
     openmp::embedding_backward(space(), ids, grad_out, first_row, grad_table);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backends/openmp/blocks.hpp"
+#include "backends/openmp/simd/kernels.hpp"
 #include "backends/openmp/simd/training_kernels.hpp"
 #include "backends/portable/columns.hpp"
 #include "backends/portable/optimizer.hpp"
@@ -76,6 +77,21 @@ bool scale(const Kokkos::OpenMP& space, const Tensor& x, float factor) {
       [&](const std::int64_t(&offsets)[1], std::int64_t count) {
         simd::scale({.dtype = x.dtype(), .x = element(x, offsets[0]), .factor = factor}, count);
       });
+}
+
+void dropout(const Kokkos::OpenMP& space, const Tensor& x, float probability, RandomKey key,
+             const MatrixBlock& block) {
+  const simd::DropoutElements arguments{.dtype = x.dtype(),
+                                        .key = key,
+                                        .threshold = dropout_threshold(probability),
+                                        .kept = 1.0F / (1.0F - probability)};
+  for_row_blocks(space, "Portolan::Random::dropout", x, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const std::int64_t first = (block.row_begin + row) * block.columns + block.column_begin;
+      simd::dropout(arguments, element(x, row * x.strides()[0]), static_cast<std::uint64_t>(first),
+                    x.dim(1));
+    }
+  });
 }
 
 void embedding_backward(const Kokkos::OpenMP& space, const Tensor& ids, const Tensor& grad_out,

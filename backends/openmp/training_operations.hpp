@@ -13,6 +13,8 @@ namespace portolan::openmp {
 /// These two: false, and nothing done, where an operand has no dense dimension to share.
 [[nodiscard]] bool add(const Kokkos::OpenMP& space, const Tensor& x, const Tensor& y);
 [[nodiscard]] bool scale(const Kokkos::OpenMP& space, const Tensor& x, float factor);
+void dropout(const Kokkos::OpenMP& space, const Tensor& x, float probability, RandomKey key,
+             const MatrixBlock& block);
 void embedding_backward(const Kokkos::OpenMP& space, const Tensor& ids, const Tensor& grad_out,
                         std::int64_t first_row, const Tensor& grad_table);
 /// Root-mean-square norms have no grad_bias.

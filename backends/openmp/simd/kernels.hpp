@@ -109,6 +109,15 @@ struct UniformElements {
 void random_uniform(const UniformElements& arguments, void* out, std::uint64_t first,
                     std::int64_t count);
 
+struct DropoutElements {
+  DType dtype = DType::f32;
+  RandomKey key;
+  std::uint32_t threshold = 0;  ///< elements whose word is less are dropped
+  float kept = 1.0F;            ///< what the others are multiplied with
+};
+/// x[i] is element first + i of the stream, i in [0, count).
+void dropout(const DropoutElements& arguments, void* x, std::uint64_t first, std::int64_t count);
+
 struct PackPanels {
   DType source_dtype = DType::f32;
   DType weight_dtype = DType::f32;
