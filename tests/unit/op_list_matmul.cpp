@@ -206,7 +206,11 @@ std::vector<OpCase> matmul_cases() {
                    make({.packed = false, .accumulate = true})});
   const auto add_product = [&](const std::string& name, const GeneralKind& kind,
                                std::vector<DType> dtypes, std::vector<OpSize> timed) {
-    cases.push_back({name, std::move(dtypes), sizes, std::move(timed),
+    std::vector<OpSize> all = sizes;
+    all.push_back({40, 2500, 30});  // more terms than are added up at a time
+    // Large enough for B to be packed first, where products are timed.
+    if (!timed.empty()) all.push_back({385, 1030, 1030, true});
+    cases.push_back({name, std::move(dtypes), std::move(all), std::move(timed),
                      [kind](const OpSize& size, DType dtype, Device device) {
                        return make_product(size, kind, dtype, device);
                      }});
