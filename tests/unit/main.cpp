@@ -23,13 +23,11 @@ class HostDevices {
  public:
   explicit HostDevices(int threads) : kokkos_({.threads = threads}) {
     portolan::register_backend(portolan::make_serial_backend());
-    portolan::register_attention_kernel(portolan::make_portable_attention_serial());
-    portolan::register_attention_kernel(portolan::make_standard_attention_serial());
+    portolan::register_portable_attention_serial();
 #if defined(PORTOLAN_HAS_OPENMP)
     portolan::register_backend(portolan::make_openmp_backend());
     portolan::register_attention_kernel(portolan::make_openmp_flash_attention());
-    portolan::register_attention_kernel(portolan::make_portable_attention_openmp());
-    portolan::register_attention_kernel(portolan::make_standard_attention_openmp());
+    portolan::register_portable_attention_openmp();
 #endif
   }
   ~HostDevices() {
