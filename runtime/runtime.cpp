@@ -210,16 +210,13 @@ int Runtime::threads() const noexcept { return state_->threads; }
 const std::string& Runtime::binding() const noexcept { return state_->binding; }
 
 nlohmann::ordered_json Runtime::description() const {
-  const BuildInformation build = build_information();
-  return {{"version", build.version},
-          {"git_commit", build.git_commit},
-          {"compiler", build.compiler},
-          {"build_type", build.build_type},
-          {"transport", state_->world->description()},
-          {"kokkos", kokkos_version()},
-          {"kokkos_execution_spaces", kokkos_execution_spaces()},
-          {"backend", backend_of(state_->device).description()},
-          {"topology", state_->topology->to_json()}};
+  nlohmann::ordered_json description = to_json(build_information());
+  description["transport"] = state_->world->description();
+  description["kokkos"] = kokkos_version();
+  description["kokkos_execution_spaces"] = kokkos_execution_spaces();
+  description["backend"] = backend_of(state_->device).description();
+  description["topology"] = state_->topology->to_json();
+  return description;
 }
 
 bool Runtime::launched() const noexcept { return state_->session.has_value(); }
