@@ -134,8 +134,16 @@ struct Runtime::State {
       if (!session) throw;
       // Unwinding would end the job before anybody could print the reason.
       log().error("{}", error.what());
-      session->abort(error.exit_code());
+      abort(error.exit_code());
     }
+  }
+
+  /// Of a job of several ranks. Peers that wait for this one learn that they need not.
+  [[noreturn]] void abort(int exit_code) noexcept {
+    if (world) {
+      world->give_up(fmt::format("rank {} stopped because of an error of its own", world->rank()));
+    }
+    session->abort(exit_code);
   }
 
   void start(const RuntimeOptions& options) {
@@ -222,7 +230,7 @@ nlohmann::ordered_json Runtime::description() const {
 bool Runtime::launched() const noexcept { return state_->session.has_value(); }
 
 void Runtime::abort_job(int exit_code) noexcept {
-  if (state_->session) state_->session->abort(exit_code);
+  if (state_->session) state_->abort(exit_code);
   std::_Exit(exit_code);
 }
 
