@@ -113,6 +113,11 @@ class Communicator {
   /// Collective. They do not need this one to live on.
   [[nodiscard]] virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 
+  /// Tells the peers, where the transport can, that this rank will not go on: their present or next
+  /// call throws with the reason. Destroying a communicator while an exception passes does the
+  /// same.
+  virtual void give_up(const std::string& reason) noexcept { static_cast<void>(reason); }
+
   [[nodiscard]] const CommunicationCounters& counters() const noexcept { return counters_; }
   void reset_counters() noexcept { counters_ = {}; }
 
