@@ -35,6 +35,7 @@ nlohmann::ordered_json describe_environment(const CompareSettings& settings, con
                 {"warmup", settings.warmup},
                 {"repeat", settings.repeat},
                 {"seed", settings.seed},
+                {"emulated_link", settings.emulated_link},
                 {"device", settings.device},
                 {"quick", settings.quick},
                 {"oversubscribe", settings.oversubscribe}};

@@ -52,6 +52,11 @@ void add_run_options(CLI::App& command, CommonOptions& options) {
       "N", [&options](const std::string& text) {
         options.threads = static_cast<int>(parse_integer("--threads", text, 1, kMostThreads));
       });
+  add_text_option(
+      command, "--emulate-link",
+      "Collectives take at least as long as on this link, as in "
+      "bandwidth=12.5GB/s,latency=5us",
+      "LINK", [&options](const std::string& text) { options.link = LinkEmulation::parse(text); });
 }
 
 void add_mesh_options(CLI::App& command, CommonOptions& options) {

@@ -32,12 +32,13 @@ struct CommonOptions {
   std::optional<int> context_parallel;   ///< --cp
   bool sequence_parallel = false;
   std::uint64_t seed = 0;
+  LinkEmulation link;          ///< --emulate-link
   std::optional<int> threads;  ///< absent: OMP_NUM_THREADS, else cores / local ranks
   bool quiet = false;
   bool json = false;
 };
 
-/// --device, --seed, --threads.
+/// --device, --seed, --threads, --emulate-link.
 void add_run_options(CLI::App& command, CommonOptions& options);
 /// --dtype, --parallel, --tp, --cp, --sequence-parallel.
 void add_mesh_options(CLI::App& command, CommonOptions& options);

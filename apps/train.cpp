@@ -227,7 +227,9 @@ class TrainRun {
 
 void run_train(const TrainRequest& request) {
   const TrainRun run(request);
-  run_collectively({.device = request.common.device, .threads = request.common.threads.value_or(0)},
+  run_collectively({.device = request.common.device,
+                    .threads = request.common.threads.value_or(0),
+                    .link = request.common.link},
                    [&run](Runtime& runtime) { run.run(runtime); });
 }
 

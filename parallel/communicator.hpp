@@ -12,6 +12,7 @@
 
 #include "core/allocator.hpp"
 #include "core/tensor.hpp"
+#include "parallel/link_emulation.hpp"
 #include "parallel/partition.hpp"
 
 namespace portolan {
@@ -118,6 +119,11 @@ class Communicator {
   /// same.
   virtual void give_up(const std::string& reason) noexcept { static_cast<void>(reason); }
 
+  /// Makes every collective take at least as long as on that link. Parts made by split() before or
+  /// after have their own.
+  void emulate_link(const LinkEmulation& link) noexcept { link_ = link; }
+  [[nodiscard]] const LinkEmulation& emulated_link() const noexcept { return link_; }
+
   [[nodiscard]] const CommunicationCounters& counters() const noexcept { return counters_; }
   void reset_counters() noexcept { counters_ = {}; }
 
@@ -140,6 +146,7 @@ class Communicator {
 
  private:
   friend class CallTimer;
+  LinkEmulation link_;
   CommunicationCounters counters_{};
 };
 

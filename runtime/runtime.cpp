@@ -150,6 +150,7 @@ struct Runtime::State {
   void start(const RuntimeOptions& options) {
     world = session ? make_mpi_communicator(*session) : make_single_communicator();
     set_log_rank(world->rank(), world->size());
+    world->emulate_link(options.link);
     place(options);
     kokkos.emplace(KokkosSettings{.threads = threads, .device_id = gpu});
     if (options.device == DeviceKind::cpu) {
