@@ -229,6 +229,9 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
                const MatrixBlock& block) override {
     openmp::dropout(space(), x, probability, key, block);
   }
+  void add_bias(const Tensor& x, const Tensor& bias) override {
+    openmp::add_bias(space(), x, bias);
+  }
   void embedding_backward(const Tensor& ids, const Tensor& grad_out, std::int64_t first_row,
                           const Tensor& grad_table) override {
     openmp::embedding_backward(space(), ids, grad_out, first_row, grad_table);

@@ -94,6 +94,19 @@ void dropout(const Kokkos::OpenMP& space, const Tensor& x, float probability, Ra
   });
 }
 
+void add_bias(const Kokkos::OpenMP& space, const Tensor& x, const Tensor& bias) {
+  for_row_blocks(space, "Portolan::Elementwise::add_bias", x,
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t row = begin; row < end; ++row) {
+                     simd::add({.x_dtype = bias.dtype(),
+                                .y_dtype = x.dtype(),
+                                .x = bias.raw(),
+                                .y = element(x, row * x.strides()[0])},
+                               x.dim(1));
+                   }
+                 });
+}
+
 void embedding_backward(const Kokkos::OpenMP& space, const Tensor& ids, const Tensor& grad_out,
                         std::int64_t first_row, const Tensor& grad_table) {
   // A thread has some columns of all rows to itself: ids repeat, and their order must be kept.

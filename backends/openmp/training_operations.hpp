@@ -15,6 +15,7 @@ namespace portolan::openmp {
 [[nodiscard]] bool scale(const Kokkos::OpenMP& space, const Tensor& x, float factor);
 void dropout(const Kokkos::OpenMP& space, const Tensor& x, float probability, RandomKey key,
              const MatrixBlock& block);
+void add_bias(const Kokkos::OpenMP& space, const Tensor& x, const Tensor& bias);
 void embedding_backward(const Kokkos::OpenMP& space, const Tensor& ids, const Tensor& grad_out,
                         std::int64_t first_row, const Tensor& grad_table);
 /// Root-mean-square norms have no grad_bias.
