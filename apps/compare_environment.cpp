@@ -8,7 +8,6 @@
 #include <array>
 #include <map>
 
-#include "apps/build_info.hpp"
 #include "core/printable.hpp"
 #include "runtime/cpu_limits.hpp"
 #include "runtime/version.hpp"
@@ -44,11 +43,8 @@ nlohmann::ordered_json describe_environment(const CompareSettings& settings, con
 
   environment["machine"] = to_json(machine);
   environment["machine"]["cores_used"] = settings.cores;
-  environment["portolan"] = {{"version", build.version},
-                             {"git_commit", build.git_commit},
-                             {"compiler", build.compiler},
-                             {"build_type", build.build_type}};
-  environment["libraries"] = built_libraries();
+  environment["portolan"] = to_json(build);
+  environment["libraries"] = build.libraries;
   environment["launcher"] = launcher_version;
   auto& variables = environment["variables"] = nlohmann::ordered_json::object();
   auto entries = process_environment();

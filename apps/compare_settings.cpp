@@ -17,7 +17,6 @@ namespace {
 constexpr std::int64_t kMostLayers = kMaximumLayers;
 constexpr std::int64_t kMostTokens = kMaximumPositions;
 constexpr std::int64_t kMostBatch = std::int64_t{1} << 20;
-constexpr std::int64_t kMostRanks = std::int64_t{1} << 16;
 constexpr std::int64_t kMostRepeats = 1000000;
 
 /// Rows whose logits are kept per length, besides each sequence's last.

@@ -60,14 +60,7 @@ ForwardMeasurement::ForwardMeasurement(const Llama& model, std::int64_t batch, s
     : model_(model),
       batch_(batch),
       length_(length),
-      ids_(random_token_ids(seed, batch, length, model.plan().config().vocab_size)) {
-  // One free block that all activations fit into, with an eighth to spare: carved out of separate
-  // segments, each as large as the request that made it, neighbours could not join for the next.
-  // Untouched pages of it cost nothing.
-  const std::int64_t bytes =
-      model.plan().activation_bytes(model.context().world().rank(), batch, length, model.dtype());
-  static_cast<void>(Tensor::empty({bytes + bytes / 8}, DType::u8, model.device()));
-}
+      ids_(random_token_ids(seed, batch, length, model.plan().config().vocab_size)) {}
 
 double ForwardMeasurement::forward() {
   logits_ = Tensor();  // its memory is the next result's

@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "apps/build_info.hpp"
 #include "apps/collective_run.hpp"
 #include "apps/commands.hpp"
 #include "apps/machine.hpp"
@@ -26,12 +25,9 @@ nlohmann::ordered_json describe_machine_and_build() {
   const nlohmann::ordered_json topology = Topology::detect().to_json();
   const BuildInformation build = build_information();
   nlohmann::ordered_json info;
-  info["portolan"] = {{"version", build.version},
-                      {"git_commit", build.git_commit},
-                      {"compiler", build.compiler},
-                      {"build_type", build.build_type}};
-  info["devices"] = built_devices();
-  info["libraries"] = built_libraries();
+  info["portolan"] = to_json(build);
+  info["devices"] = build.devices;
+  info["libraries"] = build.libraries;
   info["machine"] = to_json(machine);
   info["topology"] = topology;
   return info;

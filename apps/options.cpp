@@ -15,7 +15,6 @@
 namespace portolan {
 namespace {
 
-constexpr int kMostRanks = 1 << 20;
 constexpr int kMostThreads = 1 << 16;
 
 template <typename Names>
@@ -83,6 +82,14 @@ void add_mesh_options(CLI::App& command, CommonOptions& options) {
 void add_output_options(CLI::App& command, CommonOptions& options) {
   command.add_flag("--quiet,-q", options.quiet, "No progress on stderr");
   command.add_flag("--json", options.json, "One JSON document on stdout, and nothing else");
+}
+
+int mesh_ranks(const CommonOptions& options) {
+  const int tensor = options.tensor_parallel.value_or(1);
+  const int context = options.context_parallel.value_or(1);
+  require(tensor <= kMostRanks / context, "--tp {} x --cp {} is more than {} ranks", tensor,
+          context, kMostRanks);
+  return tensor * context;
 }
 
 ParallelLayout choose_layout(const CommonOptions& options, int ranks) {

@@ -21,6 +21,9 @@ class App;
 /// and refuse the same things in the same words.
 namespace portolan {
 
+/// Upper bound of --ranks and of a mesh's axes.
+inline constexpr int kMostRanks = 1 << 20;
+
 struct CommonOptions {
   DeviceKind device = DeviceKind::cpu;
   std::optional<DType> dtype;            ///< absent: the model's own
@@ -40,6 +43,9 @@ void add_run_options(CLI::App& command, CommonOptions& options);
 void add_mesh_options(CLI::App& command, CommonOptions& options);
 /// --quiet, --json.
 void add_output_options(CLI::App& command, CommonOptions& options);
+
+/// Ranks of the mesh that --tp and --cp ask for. Throws UsageError above kMostRanks.
+[[nodiscard]] int mesh_ranks(const CommonOptions& options);
 
 /// The layout that the options ask for. Throws UsageError when they contradict each other or
 /// `ranks`. USE_SEQUENCE_PARALLELISM=true in the environment turns tensor parallelism into tensor +

@@ -138,6 +138,7 @@ class Worker {
     backend_.allocator().release_cached();
     ForwardMeasurement measurement(model, specification_.batch, length, specification_.seed);
     backend_.allocator().reset_peaks();
+    context.reset_communication_memory_peaks();
     peak_is_reset_ = reset_resident_peak();
     const auto forward = [&](int repeat) {
       context.reset_communication();
@@ -192,7 +193,9 @@ class Worker {
   }
 
   [[nodiscard]] ordered_json read_memory(const Llama& model, std::int64_t length) const {
-    const MemoryCounters counters = backend_.allocator().counters();
+    // Partial sums and ring blocks live in the communicators' windows.
+    MemoryCounters counters = backend_.allocator().counters();
+    counters += model.context().communication_memory();
     const ProcessMemory resident = process_memory();
     const std::int64_t formula =
         model.weight_bytes() + model.plan().activation_bytes(world_.rank(), specification_.batch,

@@ -58,15 +58,55 @@ MemoryBlock* CachingAllocator::new_block() {
   return block;
 }
 
-MemoryBlock* CachingAllocator::add_segment(std::size_t bytes) {
-  const std::size_t segment_bytes = round_up(bytes, kSegmentGranularity);
-  void* address = nullptr;
+MemoryBlock* CachingAllocator::last_block(const Segment& segment) {
+  MemoryBlock* block = segment.first;
+  while (block->next_ != nullptr) block = block->next_;
+  return block;
+}
+
+bool CachingAllocator::resize(Segment& segment, std::size_t bytes) {
+  if (!source_.resize || !source_.resize(segment.address, segment.bytes, bytes)) return false;
+  counters_.reserved += static_cast<std::int64_t>(bytes) - static_cast<std::int64_t>(segment.bytes);
+  counters_.reserved_peak = std::max(counters_.reserved_peak, counters_.reserved);
+  segment.bytes = bytes;
+  return true;
+}
+
+MemoryBlock* CachingAllocator::extend_last_segment(std::size_t bytes) {
+  if (segments_.empty()) return nullptr;
+  Segment& segment = segments_.back();
+  MemoryBlock* last = last_block(segment);
+  const std::size_t missing = bytes - (last->free_ ? last->bytes_ : 0);
+  const std::size_t before = segment.bytes;
+  if (!resize(segment, before + round_up(missing, kSegmentGranularity))) return nullptr;
+  if (last->free_) {
+    last->bytes_ += segment.bytes - before;
+    return last;
+  }
+  MemoryBlock* block = new_block();
+  block->data_ = static_cast<std::byte*>(segment.address) + before;
+  block->bytes_ = segment.bytes - before;
+  block->previous_ = last;
+  block->next_ = nullptr;
+  block->free_ = true;
+  last->next_ = block;
+  free_.push_back(block);
+  return block;
+}
+
+MemoryBlock* CachingAllocator::free_block_of_new_memory(std::size_t bytes) {
+  if (MemoryBlock* block = extend_last_segment(bytes)) return block;
   try {
-    address = source_.allocate(segment_bytes);
+    return add_segment(bytes);
   } catch (const OutOfMemoryError&) {
     release_cached_locked();
-    address = source_.allocate(segment_bytes);
+    return add_segment(bytes);
   }
+}
+
+MemoryBlock* CachingAllocator::add_segment(std::size_t bytes) {
+  const std::size_t segment_bytes = round_up(bytes, kSegmentGranularity);
+  void* address = source_.allocate(segment_bytes);
   MemoryBlock* block = new_block();
   block->data_ = static_cast<std::byte*>(address);
   block->bytes_ = segment_bytes;
@@ -105,7 +145,7 @@ BlockReference CachingAllocator::allocate(std::size_t bytes) {
       best = candidate;
     }
   }
-  if (best == nullptr) best = add_segment(wanted);
+  if (best == nullptr) best = free_block_of_new_memory(wanted);
   split(best, wanted);
   std::erase(free_, best);
   best->free_ = false;
@@ -137,10 +177,26 @@ void CachingAllocator::recycle(MemoryBlock* block) noexcept {
   free_.push_back(block);
 }
 
+void CachingAllocator::trim(Segment& segment) {
+  MemoryBlock* last = last_block(segment);
+  if (!last->free_) return;
+  const std::size_t kept = round_up(segment.bytes - last->bytes_, kSegmentGranularity);
+  const std::size_t removed = segment.bytes - kept;
+  if (removed == 0 || !resize(segment, kept)) return;
+  last->bytes_ -= removed;
+  if (last->bytes_ > 0) return;
+  last->previous_->next_ = nullptr;
+  std::erase(free_, last);
+  spare_.push_back(last);
+}
+
 void CachingAllocator::release_cached_locked() {
-  std::erase_if(segments_, [this](const Segment& segment) {
+  std::erase_if(segments_, [this](Segment& segment) {
     MemoryBlock* block = segment.first;
-    if (!block->free_ || block->next_ != nullptr) return false;
+    if (!block->free_ || block->next_ != nullptr) {
+      trim(segment);
+      return false;
+    }
     std::erase(free_, block);
     spare_.push_back(block);
     source_.release(segment.address, segment.bytes);

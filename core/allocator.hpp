@@ -19,12 +19,23 @@ struct MemoryCounters {
   std::int64_t allocated_peak = 0;
   std::int64_t reserved = 0;
   std::int64_t reserved_peak = 0;
+
+  MemoryCounters& operator+=(const MemoryCounters& other) noexcept {
+    allocated += other.allocated;
+    allocated_peak += other.allocated_peak;
+    reserved += other.reserved;
+    reserved_peak += other.reserved_peak;
+    return *this;
+  }
 };
 
 /// Where an allocator gets its segments from: a device's raw allocation.
 struct MemorySource {
   std::function<void*(std::size_t bytes)> allocate;  ///< throws OutOfMemoryError
   std::function<void(void* address, std::size_t bytes)> release;
+  /// Optional: makes a segment larger or smaller where it lies. False if it cannot; it is then as
+  /// it was.
+  std::function<bool(void* address, std::size_t bytes, std::size_t new_bytes)> resize = {};
 };
 
 class CachingAllocator;
@@ -74,9 +85,11 @@ class BlockReference {
 };
 
 /// Best-fit allocator with splitting and coalescing over large segments, which it keeps until
-/// release_cached(). Repeating a sequence of requests touches the device no more, so the steady
-/// state of inference allocates nothing. Requests of the same sequence get the same addresses.
-/// Thread-safe; not meant for many small objects.
+/// release_cached(). A request that nothing fits makes the last segment larger if its source can:
+/// memory of shapes that came before then joins with the new for shapes to come, and what is
+/// reserved stays near the peak of what was allocated. Repeating a sequence of requests touches the
+/// device no more, so the steady state of inference allocates nothing. Requests of the same
+/// sequence get the same addresses. Thread-safe; not meant for many small objects.
 class CachingAllocator {
  public:
   /// Alignment of every block: a cache line pair, wide enough for any vector load.
@@ -92,7 +105,7 @@ class CachingAllocator {
   /// A block of at least `bytes`, uninitialised. Throws OutOfMemoryError.
   [[nodiscard]] BlockReference allocate(std::size_t bytes);
 
-  /// Gives wholly free segments back to the device.
+  /// Gives free memory at the ends of segments back to the device, and wholly free segments.
   void release_cached();
 
   [[nodiscard]] MemoryCounters counters() const;
@@ -113,7 +126,12 @@ class CachingAllocator {
   void split(MemoryBlock* block, std::size_t bytes);
   void absorb_next(MemoryBlock* block) noexcept;
   void release_cached_locked();
+  void trim(Segment& segment);
+  MemoryBlock* free_block_of_new_memory(std::size_t bytes);
+  MemoryBlock* extend_last_segment(std::size_t bytes);
   MemoryBlock* add_segment(std::size_t bytes);
+  bool resize(Segment& segment, std::size_t bytes);
+  [[nodiscard]] static MemoryBlock* last_block(const Segment& segment);
 
   MemorySource source_;
   mutable std::mutex mutex_;

@@ -53,9 +53,13 @@ ParallelContext::ParallelContext(Communicator& world, const ParallelLayout& layo
       tensor_(mesh_.tensor(), layout.sequence_parallel),
       attention_(make_ring_attention(mesh_.context())) {}
 
+std::array<Communicator*, 3> ParallelContext::axes() const {
+  return {&mesh_.tensor(), &mesh_.context(), &mesh_.data()};
+}
+
 CommunicationCounters ParallelContext::communication() const {
   CommunicationCounters total{};
-  for (const Communicator* axis : {&mesh_.tensor(), &mesh_.context(), &mesh_.data()}) {
+  for (const Communicator* axis : axes()) {
     for (int i = 0; i < kCollectiveCount; ++i) {
       const CollectiveCounters& counters = axis->counters()[static_cast<std::size_t>(i)];
       CollectiveCounters& sum = total[static_cast<std::size_t>(i)];
@@ -68,9 +72,17 @@ CommunicationCounters ParallelContext::communication() const {
 }
 
 void ParallelContext::reset_communication() {
-  mesh_.tensor().reset_counters();
-  mesh_.context().reset_counters();
-  mesh_.data().reset_counters();
+  for (Communicator* axis : axes()) axis->reset_counters();
+}
+
+MemoryCounters ParallelContext::communication_memory() const {
+  MemoryCounters total;
+  for (const Communicator* axis : axes()) total += axis->memory();
+  return total;
+}
+
+void ParallelContext::reset_communication_memory_peaks() {
+  for (Communicator* axis : axes()) axis->reset_memory_peaks();
 }
 
 }  // namespace portolan

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -45,8 +46,13 @@ class ParallelContext {
   /// Counters of the axes added up.
   [[nodiscard]] CommunicationCounters communication() const;
   void reset_communication();
+  /// What the axes' communicators hold for collectives, outside the devices' allocators.
+  [[nodiscard]] MemoryCounters communication_memory() const;
+  void reset_communication_memory_peaks();
 
  private:
+  [[nodiscard]] std::array<Communicator*, 3> axes() const;
+
   ParallelLayout layout_;
   DeviceMesh mesh_;
   TensorParallelGroup tensor_;

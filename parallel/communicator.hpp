@@ -88,6 +88,8 @@ class Communicator {
   [[nodiscard]] virtual Tensor allocate(const Shape& shape, DType dtype, Device device) = 0;
   /// What allocate() and staging hold of memory outside the devices' own allocators.
   [[nodiscard]] virtual MemoryCounters memory() const { return {}; }
+  /// Sets the peaks of memory() to the present values.
+  virtual void reset_memory_peaks() {}
 
   /// x = sum of the ranks' x, contiguous, f32, bf16 or f16.
   void all_reduce(const Tensor& x);
@@ -110,6 +112,11 @@ class Communicator {
   /// The communicators of the ranks that pass the same `color`, ranked by `key`, then by rank here.
   /// Collective. They do not need this one to live on.
   [[nodiscard]] virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+
+  /// Tells the peers, where the transport can, that this rank will not go on: their present or next
+  /// call throws with the reason. Destroying a communicator while an exception passes does the
+  /// same.
+  virtual void give_up(const std::string& reason) noexcept { static_cast<void>(reason); }
 
   [[nodiscard]] const CommunicationCounters& counters() const noexcept { return counters_; }
   void reset_counters() noexcept { counters_ = {}; }

@@ -101,8 +101,7 @@ void warn_of_shared_gpus(Communicator& world, int gpu) {
 /// `gpu` is the index of this rank's GPU, negative for none.
 void register_everything(int gpu) {
   register_backend(make_serial_backend());
-  register_attention_kernel(make_portable_attention_serial());
-  register_attention_kernel(make_standard_attention_serial());
+  register_portable_attention_serial();
 #if defined(PORTOLAN_HAS_OPENMP)
   register_backend(make_openmp_backend());
   for (const AttentionMethod method :
@@ -110,13 +109,11 @@ void register_everything(int gpu) {
     register_attention_kernel(make_openmp_flash_attention(method));
     register_attention_kernel(make_openmp_flash_attention_backward(method));
   }
-  register_attention_kernel(make_portable_attention_openmp());
-  register_attention_kernel(make_standard_attention_openmp());
+  register_portable_attention_openmp();
 #endif
 #if defined(PORTOLAN_HAS_CUDA)
   register_backend(make_cuda_backend(gpu));
-  register_attention_kernel(make_portable_attention_cuda());
-  register_attention_kernel(make_standard_attention_cuda());
+  register_portable_attention_cuda();
 #else
   static_cast<void>(gpu);
 #endif
@@ -138,8 +135,16 @@ struct Runtime::State {
       if (!session) throw;
       // Unwinding would end the job before anybody could print the reason.
       log().error("{}", error.what());
-      session->abort(error.exit_code());
+      abort(error.exit_code());
     }
+  }
+
+  /// Of a job of several ranks. Peers that wait for this one learn that they need not.
+  [[noreturn]] void abort(int exit_code) noexcept {
+    if (world) {
+      world->give_up(fmt::format("rank {} stopped because of an error of its own", world->rank()));
+    }
+    session->abort(exit_code);
   }
 
   void start(const RuntimeOptions& options) {
@@ -214,22 +219,19 @@ int Runtime::threads() const noexcept { return state_->threads; }
 const std::string& Runtime::binding() const noexcept { return state_->binding; }
 
 nlohmann::ordered_json Runtime::description() const {
-  const BuildInformation build = build_information();
-  return {{"version", build.version},
-          {"git_commit", build.git_commit},
-          {"compiler", build.compiler},
-          {"build_type", build.build_type},
-          {"transport", state_->world->description()},
-          {"kokkos", kokkos_version()},
-          {"kokkos_execution_spaces", kokkos_execution_spaces()},
-          {"backend", backend_of(state_->device).description()},
-          {"topology", state_->topology->to_json()}};
+  nlohmann::ordered_json description = to_json(build_information());
+  description["transport"] = state_->world->description();
+  description["kokkos"] = kokkos_version();
+  description["kokkos_execution_spaces"] = kokkos_execution_spaces();
+  description["backend"] = backend_of(state_->device).description();
+  description["topology"] = state_->topology->to_json();
+  return description;
 }
 
 bool Runtime::launched() const noexcept { return state_->session.has_value(); }
 
 void Runtime::abort_job(int exit_code) noexcept {
-  if (state_->session) state_->session->abort(exit_code);
+  if (state_->session) state_->abort(exit_code);
   std::_Exit(exit_code);
 }
 

@@ -25,7 +25,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kDeadline{30'000};
+constexpr milliseconds kDeadline{200'000};
 constexpr milliseconds kPatience{120'000};
 
 void expect_all_ok(int size, const ForkedRanks::Body& body) {
@@ -200,11 +200,24 @@ TEST(SharedSegment, RefusesWhatIsNotTheSegmentMeant) {
   ++wrong.inode;
   EXPECT_THROW((void)SharedSegment::open(wrong), CommunicationError);
   wrong = segment.name();
-  wrong.bytes = 8192;
-  EXPECT_THROW((void)SharedSegment::open(wrong), CommunicationError);
-  wrong = segment.name();
   wrong.descriptor = 987'654;
   EXPECT_THROW((void)SharedSegment::open(wrong), CommunicationError);
+}
+
+TEST(SharedSegment, GrowsWhereItLiesAndPeersSeeIt) {
+  SharedSegment segment = SharedSegment::create(4096, 1 << 20);
+  const SharedSegment again = SharedSegment::open(segment.name());
+  std::byte* const data = segment.data();
+  data[4095] = std::byte{1};
+  ASSERT_TRUE(segment.extend(1 << 20));
+  EXPECT_EQ(segment.data(), data);
+  EXPECT_EQ(segment.bytes(), std::size_t{1} << 20);
+  data[(1 << 20) - 1] = std::byte{2};
+  EXPECT_EQ(again.data()[4095], std::byte{1});
+  EXPECT_EQ(again.data()[(1 << 20) - 1], std::byte{2});
+  EXPECT_EQ(again.data()[4096], std::byte{0});
+  EXPECT_FALSE(segment.extend((1 << 20) + 4096)) << "past what was reserved";
+  EXPECT_EQ(segment.bytes(), std::size_t{1} << 20);
 }
 
 TEST(SharedSegment, TooMuchMemoryIsAnErrorAtOnce) {

@@ -53,6 +53,67 @@ class LimitedDevice {
   std::map<void*, std::size_t> sizes_;
 };
 
+/// A device of one segment that grows in place up to a limit.
+class GrowingDevice {
+ public:
+  explicit GrowingDevice(std::size_t limit) : memory_(limit + kUnit) {}
+
+  [[nodiscard]] MemorySource source() {
+    return {.allocate = [this](std::size_t bytes) -> void* {
+              if (in_use_ > 0 || bytes > limit()) throw OutOfMemoryError("the device is full");
+              in_use_ = bytes;
+              return memory_.data();
+            },
+            .release = [this](void*, std::size_t) { in_use_ = 0; },
+            .resize =
+                [this](void*, std::size_t bytes, std::size_t new_bytes) {
+                  EXPECT_EQ(bytes, in_use_);
+                  if (new_bytes > limit()) return false;
+                  in_use_ = new_bytes;
+                  return true;
+                }};
+  }
+  [[nodiscard]] std::size_t in_use() const { return in_use_; }
+
+ private:
+  [[nodiscard]] std::size_t limit() const { return memory_.size() - kUnit; }
+
+  std::vector<std::byte> memory_;
+  std::size_t in_use_ = 0;
+};
+
+TEST(Allocator, GrowsItsSegmentByNoMoreThanItsFreeEndLacks) {
+  GrowingDevice device(8 * kSegment);
+  CachingAllocator allocator(device.source());
+  const BlockReference kept = allocator.allocate(kSegment);
+  for (const std::size_t segments : {1, 2, 4, 7}) {
+    const BlockReference block = allocator.allocate(segments * kSegment);
+    EXPECT_EQ(device.in_use(), (1 + segments) * kSegment);
+    EXPECT_EQ(block.get()->data(), kept.get()->data() + kSegment) << "memory of earlier sizes";
+  }
+  EXPECT_EQ(allocator.counters().reserved, static_cast<std::int64_t>(8 * kSegment));
+  EXPECT_THROW(static_cast<void>(allocator.allocate(8 * kSegment)), OutOfMemoryError);
+  const BlockReference again = allocator.allocate(7 * kSegment);
+  EXPECT_EQ(device.in_use(), 8 * kSegment);
+}
+
+TEST(Allocator, GivesTheFreeEndOfASegmentBack) {
+  GrowingDevice device(8 * kSegment);
+  CachingAllocator allocator(device.source());
+  const BlockReference kept = allocator.allocate(kUnit);
+  static_cast<void>(allocator.allocate(6 * kSegment));
+  EXPECT_EQ(device.in_use(), 7 * kSegment);
+  allocator.release_cached();
+  EXPECT_EQ(device.in_use(), kSegment);
+  EXPECT_EQ(allocator.counters().reserved, static_cast<std::int64_t>(kSegment));
+  EXPECT_EQ(allocator.allocate(3 * kSegment).get()->data(), kept.get()->data() + kUnit);
+  const BlockReference whole = allocator.allocate(kSegment - kUnit);
+  static_cast<void>(allocator.allocate(2 * kSegment));
+  allocator.release_cached();
+  EXPECT_EQ(device.in_use(), kSegment);
+  EXPECT_EQ(allocator.counters().allocated, static_cast<std::int64_t>(kSegment));
+}
+
 TEST(Allocator, CountersAreExact) {
   LimitedDevice device(100 * kSegment);
   CachingAllocator allocator(device.source());

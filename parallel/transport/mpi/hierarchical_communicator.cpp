@@ -40,16 +40,22 @@ class HierarchicalCommunicator final : public Communicator {
   [[nodiscard]] MemoryCounters memory() const override {
     MemoryCounters total;
     for (const Communicator* part : {parts_.node.get(), parts_.across.get(), messages_.get()}) {
-      const MemoryCounters counters = part->memory();
-      total.allocated += counters.allocated;
-      total.allocated_peak += counters.allocated_peak;
-      total.reserved += counters.reserved;
-      total.reserved_peak += counters.reserved_peak;
+      total += part->memory();
     }
     return total;
   }
+  void reset_memory_peaks() override {
+    for (Communicator* part : {parts_.node.get(), parts_.across.get(), messages_.get()}) {
+      part->reset_memory_peaks();
+    }
+  }
   [[nodiscard]] std::unique_ptr<Communicator> split(int color, int key) override {
     return parts_.make_part(parts_.group.split(color, key));
+  }
+  void give_up(const std::string& reason) noexcept override {
+    for (Communicator* part : {parts_.node.get(), parts_.across.get(), messages_.get()}) {
+      part->give_up(reason);
+    }
   }
 
  protected:

@@ -68,7 +68,7 @@ std::unique_ptr<Communicator> make_shared(const MpiGroup& group, std::string& pr
     std::memcpy(&name, names.data(), sizeof(name));
     own = problem_of([&] {
       // The first rank says itself why it has none.
-      if (name.bytes > 0) control = std::make_shared<SharedSegment>(SharedSegment::open(name));
+      if (name.reserved > 0) control = std::make_shared<SharedSegment>(SharedSegment::open(name));
     });
   }
   problem = first_problem(group, own);

@@ -77,7 +77,7 @@ class SharedCommunicator final : public Communicator {
   SharedCommunicator(std::shared_ptr<SharedSegment> control, int rank, int size,
                      std::chrono::milliseconds deadline)
       : group_(control, rank, size, deadline),
-        window_(std::make_shared<Window>(std::move(control), group_.slot(rank))),
+        window_(std::make_shared<Window>(std::move(control), group_.slot(rank), size)),
         peers_(size) {
     StepDescriptor opening{.collective = Collective::barrier};
     try {
@@ -98,6 +98,7 @@ class SharedCommunicator final : public Communicator {
   [[nodiscard]] int size() const override { return group_.size(); }
   [[nodiscard]] std::string description() const override { return "shared memory"; }
   [[nodiscard]] MemoryCounters memory() const override { return window_->memory(); }
+  void reset_memory_peaks() override { window_->reset_memory_peaks(); }
 
   [[nodiscard]] Tensor allocate(const Shape& shape, DType dtype, Device device) override {
     if (!serves(device)) return allocate_private(shape, dtype, device);
@@ -105,6 +106,7 @@ class SharedCommunicator final : public Communicator {
   }
 
   [[nodiscard]] std::unique_ptr<Communicator> split(int color, int key) override;
+  void give_up(const std::string& reason) noexcept override { group_.give_up(reason); }
 
  protected:
   void do_all_reduce(const Tensor& x) override;

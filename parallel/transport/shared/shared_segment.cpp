@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <system_error>
@@ -43,22 +44,21 @@ int create_anonymous_file() {
   return ::memfd_create("portolan", MFD_CLOEXEC);
 }
 
-/// Reserves the pages now: touching memory that the system cannot give would kill the process
-/// later.
-void commit(int descriptor, std::byte* data, std::size_t bytes) {
-  ::madvise(data, bytes,
-            MADV_HUGEPAGE);  // advice; systems may not have huge pages for shared memory
-  if (::madvise(data, bytes, kPopulateWrite) == 0) return;
-  const bool unknown = errno == EINVAL;
-  if (unknown && ::posix_fallocate(descriptor, 0, static_cast<off_t>(bytes)) == 0) return;
-  const std::string why = unknown ? "no space" : reason();
-  ::munmap(data, bytes);
-  throw OutOfMemoryError(
-      fmt::format("cannot take {} bytes of memory shared between ranks: {}", bytes, why));
+/// Makes the file `end` bytes long and takes the pages from `begin` on now: touching memory that
+/// the system cannot give would kill the process later. Empty, or why it failed.
+std::string commit(int descriptor, std::byte* data, std::size_t begin, std::size_t end) {
+  if (::ftruncate(descriptor, static_cast<off_t>(end)) != 0) return reason();
+  // Advice; systems may not have huge pages for shared memory.
+  ::madvise(data + begin, end - begin, MADV_HUGEPAGE);
+  if (::madvise(data + begin, end - begin, kPopulateWrite) == 0) return {};
+  if (errno != EINVAL) return reason();
+  const int failure =
+      ::posix_fallocate(descriptor, static_cast<off_t>(begin), static_cast<off_t>(end - begin));
+  return failure == 0 ? std::string() : std::generic_category().message(failure);
 }
 
-std::byte* map(int descriptor, std::size_t bytes, int flags) {
-  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | flags, descriptor, 0);
+std::byte* map(int descriptor, std::size_t bytes) {
+  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   return data == MAP_FAILED ? nullptr : static_cast<std::byte*>(data);
 }
 
@@ -69,27 +69,42 @@ std::string refusal(const SegmentName& name, const std::string& path, const std:
 
 }  // namespace
 
-SharedSegment SharedSegment::create(std::size_t bytes) {
+SharedSegment SharedSegment::create(std::size_t bytes, std::size_t reserve) {
   Descriptor descriptor(create_anonymous_file());
   if (descriptor.get() < 0) {
     throw UnsupportedError(fmt::format("memory cannot be shared between ranks: {}", reason()));
   }
   struct stat status {};
   std::byte* data = nullptr;
-  if (::ftruncate(descriptor.get(), static_cast<off_t>(bytes)) == 0 &&
-      ::fstat(descriptor.get(), &status) == 0) {
-    data = map(descriptor.get(), bytes, 0);
+  // Mapping more than there is takes addresses only. Where those are limited, what is needed now
+  // has to do.
+  std::size_t reserved = std::max(bytes, reserve);
+  if (::fstat(descriptor.get(), &status) == 0) {
+    data = map(descriptor.get(), reserved);
+    if (data == nullptr) data = map(descriptor.get(), reserved = bytes);
   }
-  if (data == nullptr) {
+  std::string failure = data == nullptr ? reason() : commit(descriptor.get(), data, 0, bytes);
+  if (!failure.empty()) {
+    if (data != nullptr) ::munmap(data, reserved);
     throw OutOfMemoryError(
-        fmt::format("cannot map {} bytes of memory shared between ranks: {}", bytes, reason()));
+        fmt::format("cannot take {} bytes of memory shared between ranks: {}", bytes, failure));
   }
-  commit(descriptor.get(), data, bytes);
   const SegmentName name{.process = ::getpid(),
                          .descriptor = descriptor.get(),
                          .inode = status.st_ino,
-                         .bytes = bytes};
-  return SharedSegment(data, name, descriptor.release());
+                         .reserved = reserved};
+  return SharedSegment(data, bytes, name, descriptor.release());
+}
+
+bool SharedSegment::extend(std::size_t bytes) {
+  if (bytes > name_.reserved) return false;
+  if (!commit(owned_descriptor_, data_, bytes_, bytes).empty()) {
+    // The file is as long as before, or longer without anyone knowing: no matter.
+    static_cast<void>(::ftruncate(owned_descriptor_, static_cast<off_t>(bytes_)));
+    return false;
+  }
+  bytes_ = bytes;
+  return true;
 }
 
 SharedSegment SharedSegment::open(const SegmentName& name) {
@@ -99,32 +114,34 @@ SharedSegment SharedSegment::open(const SegmentName& name) {
   if (::stat(path.c_str(), &status) != 0) {
     throw CommunicationError(refusal(name, path, reason()));
   }
-  if (status.st_ino != name.inode || static_cast<std::uint64_t>(status.st_size) != name.bytes) {
+  if (status.st_ino != name.inode) {
     throw CommunicationError(refusal(name, path, "another file has this name"));
   }
   const Descriptor descriptor(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   std::byte* data = nullptr;
   if (descriptor.get() >= 0) {
-    data = map(descriptor.get(), static_cast<std::size_t>(name.bytes), MAP_POPULATE);
+    data = map(descriptor.get(), static_cast<std::size_t>(name.reserved));
   }
   if (data == nullptr) throw CommunicationError(refusal(name, path, reason()));
-  return SharedSegment(data, name, -1);
+  return SharedSegment(data, 0, name, -1);
 }
 
 SharedSegment::SharedSegment(SharedSegment&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
+      bytes_(other.bytes_),
       name_(other.name_),
       owned_descriptor_(std::exchange(other.owned_descriptor_, -1)) {}
 
 SharedSegment& SharedSegment::operator=(SharedSegment&& other) noexcept {
   std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
   std::swap(name_, other.name_);
   std::swap(owned_descriptor_, other.owned_descriptor_);
   return *this;
 }
 
 SharedSegment::~SharedSegment() {
-  if (data_ != nullptr) ::munmap(data_, bytes());
+  if (data_ != nullptr) ::munmap(data_, name_.reserved);
   if (owned_descriptor_ >= 0) ::close(owned_descriptor_);
 }
 

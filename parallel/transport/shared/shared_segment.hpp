@@ -13,7 +13,8 @@ struct SegmentName {
   std::int64_t descriptor = -1;
   /// Proof that the descriptor opened is the one meant, whatever happened to process numbers.
   std::uint64_t inode = 0;
-  std::uint64_t bytes = 0;
+  /// How much is mapped: as far as the segment may grow.
+  std::uint64_t reserved = 0;
 };
 
 /// Memory that several processes map. It has no name in any file system: peers open it through the
@@ -21,10 +22,11 @@ struct SegmentName {
 /// the size of /dev/shm does not limit it. Children of fork() inherit the mapping.
 class SharedSegment {
  public:
-  /// Zeroed memory, touched by the calling thread so that it lies on this thread's NUMA node.
-  /// Throws OutOfMemoryError, or UnsupportedError where the system has no anonymous files.
-  [[nodiscard]] static SharedSegment create(std::size_t bytes);
-  /// Maps a peer's segment. Throws CommunicationError.
+  /// Zeroed memory, touched by the calling thread so that it lies on this thread's NUMA node, which
+  /// may grow to `reserve` bytes if that is more. Throws OutOfMemoryError, or UnsupportedError
+  /// where the system has no anonymous files.
+  [[nodiscard]] static SharedSegment create(std::size_t bytes, std::size_t reserve = 0);
+  /// Maps a peer's segment as far as it may grow. Throws CommunicationError.
   [[nodiscard]] static SharedSegment open(const SegmentName& name);
 
   SharedSegment(SharedSegment&& other) noexcept;
@@ -34,19 +36,25 @@ class SharedSegment {
   ~SharedSegment();
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
-  [[nodiscard]] std::size_t bytes() const noexcept { return static_cast<std::size_t>(name_.bytes); }
+  /// Of memory, where this process created the segment.
+  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+  /// Makes a segment of this process larger where it lies; peers need not map it again. False if
+  /// there is no room or no memory.
+  [[nodiscard]] bool extend(std::size_t bytes);
   /// For peers, valid while this object of the process that created it lives.
   [[nodiscard]] const SegmentName& name() const noexcept { return name_; }
   [[nodiscard]] bool contains(const void* address) const noexcept {
     const auto* byte = static_cast<const std::byte*>(address);
-    return byte >= data_ && byte < data_ + bytes();
+    return byte >= data_ && byte < data_ + name_.reserved;
   }
 
  private:
-  SharedSegment(std::byte* data, const SegmentName& name, int owned_descriptor) noexcept
-      : data_(data), name_(name), owned_descriptor_(owned_descriptor) {}
+  SharedSegment(std::byte* data, std::size_t bytes, const SegmentName& name,
+                int owned_descriptor) noexcept
+      : data_(data), bytes_(bytes), name_(name), owned_descriptor_(owned_descriptor) {}
 
   std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
   SegmentName name_;
   int owned_descriptor_ = -1;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/transport/shared/window.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -10,14 +12,27 @@ namespace portolan {
 namespace {
 
 constexpr std::size_t kPage = 4096;
+// Each rank maps the windows of all; together they should leave most of the 128 TiB of addresses
+// that a process has to others.
+constexpr std::size_t kMappedByProcess = std::size_t{8} << 40;
+
+/// How far a window's segment may grow.
+std::size_t window_reserve(int ranks) {
+  const auto physical = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
+                        static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  return std::min(physical, kMappedByProcess / static_cast<std::size_t>(ranks)) / kPage * kPage;
+}
 
 }  // namespace
 
-Window::Window(std::shared_ptr<SharedSegment> control, RankSlot& slot)
-    : control_(std::move(control)), slot_(slot) {
+Window::Window(std::shared_ptr<SharedSegment> control, RankSlot& slot, int ranks)
+    : control_(std::move(control)), slot_(slot), reserve_(window_reserve(ranks)) {
   allocator_ = std::make_unique<CachingAllocator>(
       MemorySource{[this](std::size_t bytes) { return add_segment(bytes); },
-                   [this](void* address, std::size_t /*bytes*/) { remove_segment(address); }});
+                   [this](void* address, std::size_t /*bytes*/) { remove_segment(address); },
+                   [this](void* address, std::size_t /*bytes*/, std::size_t new_bytes) {
+                     return resize_segment(address, new_bytes);
+                   }});
 }
 
 void* Window::add_segment(std::size_t bytes) {
@@ -25,7 +40,7 @@ void* Window::add_segment(std::size_t bytes) {
     throw OutOfMemoryError(
         fmt::format("a rank can share {} memory segments, and all are used up", kMaximumSegments));
   }
-  SharedSegment& segment = *segments_.emplace_back(SharedSegment::create(bytes));
+  SharedSegment& segment = *segments_.emplace_back(SharedSegment::create(bytes, reserve_));
   slot_.segments[segments_.size() - 1] = segment.name();
   return segment.data();
 }
@@ -34,6 +49,16 @@ void Window::remove_segment(const void* address) {
   for (std::optional<SharedSegment>& segment : segments_) {
     if (segment && segment->data() == address) segment.reset();
   }
+}
+
+bool Window::resize_segment(const void* address, std::size_t bytes) {
+  for (std::optional<SharedSegment>& segment : segments_) {
+    // Peers that map it keep the pages, so making it smaller gives nothing back.
+    if (segment && segment->data() == address) {
+      return bytes > segment->bytes() && segment->extend(bytes);
+    }
+  }
+  return false;
 }
 
 Tensor Window::allocate(const Shape& shape, DType dtype, Device device) {
