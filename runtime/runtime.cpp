@@ -105,7 +105,11 @@ void register_everything(int gpu) {
   register_attention_kernel(make_standard_attention_serial());
 #if defined(PORTOLAN_HAS_OPENMP)
   register_backend(make_openmp_backend());
-  register_attention_kernel(make_openmp_flash_attention());
+  for (const AttentionMethod method :
+       {AttentionMethod::flash, AttentionMethod::window, AttentionMethod::block_sparse}) {
+    register_attention_kernel(make_openmp_flash_attention(method));
+    register_attention_kernel(make_openmp_flash_attention_backward(method));
+  }
   register_attention_kernel(make_portable_attention_openmp());
   register_attention_kernel(make_standard_attention_openmp());
 #endif

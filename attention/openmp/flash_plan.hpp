@@ -3,23 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "attention/attention.hpp"
-#include "attention/mask.hpp"
+#include "attention/openmp/query_tiles.hpp"
 #include "attention/openmp/tile_operations.hpp"
 
 namespace portolan::flash {
-
-/// Up to kQueryTile rows of one run. The query heads that share a key head are interleaved: row r
-/// of a run is head r % group of its token r / group. So a tile spans few positions, which keeps
-/// the part of the score matrix that a causal mask wastes small, and short queries fill tiles.
-struct QueryTile {
-  std::int64_t token = 0;     ///< row of the tensor where the run starts
-  std::int64_t position = 0;  ///< of that token
-  std::int64_t first_row = 0;
-  int rows = 0;
-};
 
 /// How a problem is cut up. Nothing that the results depend on depends on the number of threads.
 ///
@@ -31,10 +22,8 @@ struct FlashPlan {
   FlashPlan(const AttentionProblem& problem, int available_threads);
 
   OperandFormat format = OperandFormat::single;
-  MaskRule rule;
-  std::vector<QueryTile> query_tiles;
-  std::vector<RowTile> key_tiles;
-  std::int64_t group = 1;      ///< query heads per key head
+  std::vector<QueryTile> query_tiles;  ///< of one key head
+  KeyTiles key_tiles;
   std::int64_t key_heads = 1;  ///< times batch
   int query_dim = 0;           ///< head_dim padded for queries and keys
   int value_dim = 0;           ///< head_dim padded for values and out
@@ -65,15 +54,20 @@ struct FlashPlan {
   [[nodiscard]] std::size_t value_tile_bytes() const {
     return static_cast<std::size_t>(kKeyTile * value_dim) * element_bytes();
   }
-  [[nodiscard]] std::int64_t position(const QueryTile& tile, int row) const {
-    return tile.position + (tile.first_row + row) / group;
-  }
 
  private:
   void place_scratch();
 };
 
+/// Empty if the flash kernels serve the problem under the name of `method`, else why not.
+[[nodiscard]] std::string flash_unsupported_reason(const AttentionProblem& problem,
+                                                   AttentionMethod method);
 /// The format in which tiles of a dtype are multiplied on this CPU.
 [[nodiscard]] OperandFormat operand_format(DType dtype);
+/// head_dim as products over it want it, and as rows of vectors.
+[[nodiscard]] int padded_query_dim(int head_dim, OperandFormat format);
+[[nodiscard]] int padded_value_dim(int head_dim);
+/// Threads that so many floating-point operations are worth waking.
+[[nodiscard]] int useful_threads(double operations, int available_threads);
 
 }  // namespace portolan::flash

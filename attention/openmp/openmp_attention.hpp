@@ -14,6 +14,16 @@ namespace portolan {
 /// Scratch is a few MB a thread whatever the lengths.
 ///
 /// Serves x86 CPUs with AVX2 and above.
-[[nodiscard]] std::unique_ptr<AttentionForwardKernel> make_openmp_flash_attention();
+///
+/// `method` is what it is registered as: flash, or window or block_sparse, which are the same code
+/// for masks that have such a thing. Tiles that the mask hides are skipped, whatever hides them.
+[[nodiscard]] std::unique_ptr<AttentionForwardKernel> make_openmp_flash_attention(
+    AttentionMethod method = AttentionMethod::flash);
+
+/// Its gradient: weights recomputed from the log-sum-exp tile by tile, five products a tile.
+/// Scratch is, for each key head that is worked on at a time (as many as threads, or all of them
+/// where there are fewer), five times its keys in f32.
+[[nodiscard]] std::unique_ptr<AttentionBackwardKernel> make_openmp_flash_attention_backward(
+    AttentionMethod method = AttentionMethod::flash);
 
 }  // namespace portolan

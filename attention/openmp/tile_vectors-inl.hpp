@@ -34,6 +34,39 @@ HWY_INLINE hn::Vec<Words> round_to_bfloat16(hn::Vec<Floats> value) {
   return hn::Add(bits, hn::Add(odd, hn::Set(kWords, 0x7FFF)));
 }
 
+/// bf16 of `low` and, above it, of `high` in each lane.
+HWY_INLINE hn::Vec<Words> pair_bfloat16(hn::Vec<Floats> low, hn::Vec<Floats> high) {
+  return hn::Or(hn::ShiftRight<16>(round_to_bfloat16(low)),
+                hn::And(round_to_bfloat16(high), hn::Set(kWords, 0xFFFF0000U)));
+}
+
+/// The lanes whose bits are set, from column `column`, a multiple of the lanes, of a row of bits.
+HWY_INLINE hn::Mask<Floats> load_bits(const std::uint8_t* row, int column) {
+  static_assert(kLanes >= 4);
+  const std::uint8_t* bits = row + column / 8;
+  if constexpr (kLanes >= 8) return hn::LoadMaskBits(kFloats, bits);
+  alignas(8) std::uint8_t shifted[8] = {static_cast<std::uint8_t>(*bits >> (column % 8))};
+  return hn::LoadMaskBits(kFloats, shifted);
+}
+
+/// 2^x for x <= 9 to 1.7e-7 relative; exactly 1 at 0, exactly 0 at -127 and below, without
+/// subnormal results worth the name in between. Minimax polynomial for the fraction, exponent by
+/// addition.
+HWY_INLINE hn::Vec<Floats> exp2(hn::Vec<Floats> x) {
+  const auto shift = hn::Set(kFloats, 12582912.0F);  // 1.5 * 2^23: rounds to integer in low bits
+  const auto clamped = hn::Max(x, hn::Set(kFloats, -127.0F));
+  const auto shifted = hn::Add(clamped, shift);
+  const auto fraction = hn::Sub(clamped, hn::Sub(shifted, shift));
+  auto power = hn::Set(kFloats, 0.0013264728477224708F);
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.009671513922512531F));
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.05550733581185341F));
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.24022242426872253F));
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.6931470036506653F));
+  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 1.0F));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(kWords, shifted));
+  return hn::BitCast(kFloats, hn::Add(hn::BitCast(kWords, power), exponent));
+}
+
 }  // namespace portolan::flash::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

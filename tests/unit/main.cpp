@@ -27,7 +27,12 @@ class HostDevices {
     portolan::register_attention_kernel(portolan::make_standard_attention_serial());
 #if defined(PORTOLAN_HAS_OPENMP)
     portolan::register_backend(portolan::make_openmp_backend());
-    portolan::register_attention_kernel(portolan::make_openmp_flash_attention());
+    for (const portolan::AttentionMethod method :
+         {portolan::AttentionMethod::flash, portolan::AttentionMethod::window,
+          portolan::AttentionMethod::block_sparse}) {
+      portolan::register_attention_kernel(portolan::make_openmp_flash_attention(method));
+      portolan::register_attention_kernel(portolan::make_openmp_flash_attention_backward(method));
+    }
     portolan::register_attention_kernel(portolan::make_portable_attention_openmp());
     portolan::register_attention_kernel(portolan::make_standard_attention_openmp());
 #endif

