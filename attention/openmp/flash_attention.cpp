@@ -14,6 +14,7 @@
 #include "attention/openmp/flash_plan.hpp"
 #include "attention/openmp/openmp_attention.hpp"
 #include "attention/openmp/products.hpp"
+#include "attention/openmp/row_products.hpp"
 #include "attention/openmp/tile_dropout.hpp"
 #include "attention/openmp/tile_mask.hpp"
 #include "attention/openmp/tile_operations.hpp"
@@ -28,12 +29,13 @@ namespace {
 class Worker {
  public:
   Worker(const FlashPlan& plan, const AttentionProblem& problem, const Tensor& out,
-         const Tensor& log_sum_exp, std::byte* scratch)
+         const Tensor& log_sum_exp, std::byte* scratch, float* splits)
       : plan_(plan),
         problem_(problem),
         out_(out),
         log_sum_exp_(log_sum_exp),
         scratch_(scratch),
+        splits_(splits),
         mask_(problem),
         products_(plan.format, plan.query_dim, plan.value_dim),
         packed_(static_cast<std::size_t>(plan.block_tiles)) {}
@@ -42,19 +44,37 @@ class Worker {
 
   /// False if the products found no code.
   [[nodiscard]] bool run(std::int64_t task) {
-    // Chunks at the end see the most keys under a causal mask: begun first, they end in time.
-    const std::int64_t chunk = plan_.chunks - 1 - task / plan_.key_heads;
     heads_.emplace(problem_, task % plan_.key_heads);
-    const auto tiles = static_cast<std::int64_t>(plan_.query_tiles.size());
-    const std::int64_t begin = chunk * plan_.chunk_tiles;
-    const std::int64_t end = std::min(begin + plan_.chunk_tiles, tiles);
-    if (begin >= end) return true;
-    tiles_ = std::span(plan_.query_tiles)
-                 .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-    return visit_keys();
+    task /= plan_.key_heads;
+    const std::int64_t split = task % plan_.splits;
+    // Chunks at the end see the most keys under a causal mask: begun first, they end in time.
+    choose_chunk(plan_.chunks - 1 - task / plan_.splits);
+    if (tiles_.empty()) return true;
+    const bool served = visit_keys(split * plan_.split_tiles);
+    if (plan_.splits > 1) keep_split(split);
+    return served;
+  }
+
+  /// Merges the splits of a key head, in order.
+  void merge_splits(std::int64_t key_head) {
+    heads_.emplace(problem_, key_head);
+    choose_chunk(0);
+    for (std::size_t i = 0; i < tiles_.size(); ++i) {
+      clear(i);
+      for (std::int64_t split = 0; split < plan_.splits; ++split) add_split(i, split);
+      store(i);
+    }
   }
 
  private:
+  void choose_chunk(std::int64_t chunk) {
+    const std::int64_t tiles = std::ssize(plan_.query_tiles);
+    const std::int64_t begin = std::min(chunk * plan_.chunk_tiles, tiles);
+    const std::int64_t end = std::min(begin + plan_.chunk_tiles, tiles);
+    tiles_ = std::span(plan_.query_tiles)
+                 .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+  }
+
   [[nodiscard]] float* floats(std::size_t offset) const {
     return reinterpret_cast<float*>(scratch_ + offset);
   }
@@ -80,24 +100,30 @@ class Worker {
     const float sign = scale > 0.0F ? 1.0F : scale < 0.0F ? -1.0F : 0.0F;
     load_rows(RowPointers(problem_.q, *heads_, tile).source(), plan_.format, plan_.query_dim, sign,
               queries_of(i));
-    const auto rows = static_cast<std::size_t>(tile.rows);
+    clear(i);
+  }
+
+  void clear(std::size_t i) {
+    const auto rows = static_cast<std::size_t>(tiles_[i].rows);
     std::fill_n(out_of(i), rows * static_cast<std::size_t>(plan_.value_dim), 0.0F);
     std::fill_n(sums_of(i), rows * kSumLanes, 0.0F);
     std::fill_n(maximum_of(i), rows, std::numeric_limits<float>::lowest());
   }
 
-  bool visit_keys() {
+  /// Runs the chunk over the split of the keys that starts with tile `first`.
+  bool visit_keys(std::int64_t first) {
+    const std::int64_t last = std::min(first + plan_.split_tiles, plan_.key_tiles.size());
     seen_tiles_.resize(tiles_.size());
     for (std::size_t i = 0; i < tiles_.size(); ++i) {
       seen_tiles_[i].clear();
       plan_.key_tiles.find_seen(tiles_[i].tokens(), seen_tiles_[i]);
     }
-    std::int64_t begin = next_seen(0);
+    std::int64_t begin = next_seen(first);
     for (bool opening = true;; opening = false) {
-      const std::int64_t end = begin + plan_.block_tiles;
+      const std::int64_t end = std::min(begin + plan_.block_tiles, last);
       const std::int64_t next = next_seen(end);
-      const bool closing = next == plan_.key_tiles.size();
-      if (!visit_block({begin, end}, opening, closing)) return false;
+      const bool closing = next >= last;
+      if (!visit_block({begin, end}, opening, closing && plan_.splits == 1)) return false;
       if (closing) return true;
       begin = next;
     }
@@ -154,7 +180,7 @@ class Worker {
     const TileVisibility visibility = mask_.look(*heads_, tile, keys, seen_);
     if (visibility == TileVisibility::none) return true;
     ++statistics_.tiles_visited;
-    pack(keys, slot);
+    if (!plan_.in_place) pack(keys, slot);
     int begin = 0;
     int end = length;
     const bool compared = visibility == TileVisibility::partial;
@@ -172,13 +198,16 @@ class Worker {
     const int columns = (end - begin + 15) / 16 * 16;
     const bool pair = plan_.format == OperandFormat::pair;
 
-    // A column of packed keys, and half a row of packed pairs of values, are 4 bytes wide.
-    const std::byte* packed_keys = keys_of(slot) + begin * 4;
-    const std::byte* packed_values =
-        values_of(slot) + static_cast<std::size_t>(begin * plan_.value_dim) * plan_.element_bytes();
     float* scores = floats(plan_.scratch.scores);
     void* weights = pair ? static_cast<void*>(scratch_ + plan_.scratch.weights) : scores;
-    if (!products_.scores(tile.rows, columns, queries_of(i), packed_keys, scores)) return false;
+    // A column of packed keys, and half a row of packed pairs of values, are 4 bytes wide.
+    if (plan_.in_place) {
+      row_scores(reinterpret_cast<const float*>(queries_of(i)), plan_.query_dim, tile.rows,
+                 RowPointers(problem_.k, *heads_, keys).source().slice(begin, end), scores);
+    } else if (!products_.scores(tile.rows, columns, queries_of(i), keys_of(slot) + begin * 4,
+                                 scores)) {
+      return false;
+    }
     softmax_tile({.scores = scores,
                   .pair_weights = weights,
                   .stride = kKeyTile,
@@ -192,6 +221,14 @@ class Worker {
                   .out = out_of(i),
                   .padded_dim = plan_.value_dim},
                  plan_.format);
+    if (plan_.in_place) {
+      accumulate_rows(scores, tile.rows,
+                      RowPointers(problem_.v, *heads_, keys).source().slice(begin, end),
+                      plan_.value_dim, out_of(i));
+      return true;
+    }
+    const std::byte* packed_values =
+        values_of(slot) + static_cast<std::size_t>(begin * plan_.value_dim) * plan_.element_bytes();
     const int summed = pair ? (columns + 31) / 32 * 32 : columns;
     return products_.accumulate(tile.rows, summed, weights, packed_values, out_of(i));
   }
@@ -224,11 +261,58 @@ class Worker {
                         : static_cast<float>(reference * std::numbers::ln2 + std::log(double{sum}));
   }
 
+  /// Where the state of a query tile after a split of the keys is kept.
+  struct SplitState {
+    float* out;
+    float* sums;
+    float* maximum;
+  };
+  [[nodiscard]] SplitState split_state(std::size_t tile, std::int64_t split) const {
+    const std::int64_t head = heads_->batch * problem_.k.dim(2) + heads_->key_head;
+    const auto index = static_cast<std::size_t>(head * plan_.splits + split);
+    float* state = splits_ + index * plan_.split_floats();
+    const auto rows = static_cast<std::size_t>(plan_.chunk_tiles * kQueryTile);
+    const auto dim = static_cast<std::size_t>(plan_.value_dim);
+    const std::size_t row = tile * kQueryTile;
+    return {state + row * dim, state + rows * dim + row * kSumLanes,
+            state + rows * (dim + kSumLanes) + row};
+  }
+
+  void keep_split(std::int64_t split) const {
+    for (std::size_t i = 0; i < tiles_.size(); ++i) {
+      const SplitState state = split_state(i, split);
+      const auto rows = static_cast<std::size_t>(tiles_[i].rows);
+      std::copy_n(out_of(i), rows * static_cast<std::size_t>(plan_.value_dim), state.out);
+      std::copy_n(sums_of(i), rows * kSumLanes, state.sums);
+      std::copy_n(maximum_of(i), rows, state.maximum);
+    }
+  }
+
+  /// Adds the state after a split to that of tile i, both brought to the larger reference.
+  void add_split(std::size_t i, std::int64_t split) const {
+    const SplitState state = split_state(i, split);
+    const int dim = plan_.value_dim;
+    for (int row = 0; row < tiles_[i].rows; ++row) {
+      if (state.maximum[row] == std::numeric_limits<float>::lowest()) continue;  // saw nothing
+      float& maximum = maximum_of(i)[row];
+      const float larger = std::max(maximum, state.maximum[row]);
+      const float old_factor = std::exp2(maximum - larger);
+      const float new_factor = std::exp2(state.maximum[row] - larger);
+      const auto add = [&](float* to, const float* from, int count) {
+        for (int j = 0; j < count; ++j) to[j] = to[j] * old_factor + from[j] * new_factor;
+      };
+      add(out_of(i) + row * dim, state.out + row * dim, dim);
+      add(sums_of(i) + row * kSumLanes, state.sums + row * kSumLanes, kSumLanes);
+      maximum = larger;
+    }
+  }
+
   const FlashPlan& plan_;
   const AttentionProblem& problem_;
   const Tensor& out_;
   const Tensor& log_sum_exp_;
   std::byte* scratch_;
+  float* splits_;  // states of all splits of all key heads
   TileMask mask_;
   Products products_;
   std::vector<char> packed_;  // which key tiles of the block are
@@ -252,25 +336,30 @@ class FlashKernel final : public AttentionForwardKernel {
   }
 
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
-    const FlashPlan plan(problem, omp_get_max_threads());
-    return plan.scratch.bytes * static_cast<std::size_t>(plan.threads);
+    return FlashPlan(problem, omp_get_max_threads()).workspace_bytes();
   }
 
   void forward(const AttentionProblem& problem, const Tensor& out,
                const Tensor& log_sum_exp) const override {
     const FlashPlan plan(problem, omp_get_max_threads());
-    const Tensor memory =
-        Tensor::empty({plan.threads, static_cast<std::int64_t>(plan.scratch.bytes)}, DType::u8,
-                      problem.q.device());
+    const Tensor memory = Tensor::empty({static_cast<std::int64_t>(plan.workspace_bytes())},
+                                        DType::u8, problem.q.device());
+    auto* splits = reinterpret_cast<float*>(
+        memory.raw() + plan.scratch.bytes * static_cast<std::size_t>(plan.threads));
     TileStatistics statistics(problem, kQueryTile);
     std::atomic<bool> served = true;
 #pragma omp parallel num_threads(plan.threads)
     {
       const auto thread = static_cast<std::size_t>(omp_get_thread_num());
-      Worker worker(plan, problem, out, log_sum_exp, memory.raw() + thread * plan.scratch.bytes);
-#pragma omp for schedule(dynamic, 1) nowait
+      Worker worker(plan, problem, out, log_sum_exp, memory.raw() + thread * plan.scratch.bytes,
+                    splits);
+#pragma omp for schedule(dynamic, 1)
       for (std::int64_t task = 0; task < plan.tasks(); ++task) {
         if (!worker.run(task)) served = false;
+      }
+      if (plan.splits > 1) {
+#pragma omp for schedule(dynamic, 1) nowait
+        for (std::int64_t head = 0; head < plan.key_heads; ++head) worker.merge_splits(head);
       }
       statistics.add(worker.statistics());
     }

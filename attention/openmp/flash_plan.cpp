@@ -12,6 +12,12 @@ namespace {
 // Of keys and values, half of a common level 2 cache.
 constexpr std::size_t kBlockBytes = std::size_t{512} << 10;
 constexpr std::int64_t kMaximumChunkTiles = 64;
+// Query rows of a key head for which reading keys takes longer than multiplying with them.
+constexpr std::int64_t kInPlaceRows = 8;
+// Query tiles of a key head that are few enough to cut along the keys, and key tiles of a split.
+// Not by the number of threads: results must not depend on it.
+constexpr std::int64_t kSplitQueryTiles = 8;
+constexpr std::int64_t kSplitTiles = 8;
 // Starting and joining a thread costs some microseconds, as long as this many operations take.
 constexpr double kOperationsOfThread = 1 << 20;
 
@@ -56,26 +62,40 @@ FlashPlan::FlashPlan(const AttentionProblem& problem, int available_threads)
       key_tiles(problem, kKeyTile) {
   const auto head_dim = static_cast<int>(problem.q.dim(3));
   key_heads = problem.q.dim(0) * problem.k.dim(2);
-  query_dim = padded_query_dim(head_dim, format);
+  std::int64_t rows = 0;
+  for (const QueryTile& tile : query_tiles) rows += tile.rows;
+  in_place = rows <= kInPlaceRows;
+  if (in_place) format = OperandFormat::single;
   value_dim = padded_value_dim(head_dim);
-
-  const int useful = useful_threads(
-      4.0 * static_cast<double>(problem.q.elements() * problem.k.dim(1)), available_threads);
-
-  // Several tasks a thread even out what a causal mask makes uneven; one thread needs none of that.
-  const auto tiles = static_cast<std::int64_t>(query_tiles.size());
-  const std::int64_t wanted = useful == 1 ? 1 : 4 * useful;
-  const std::int64_t tiles_of_task =
-      std::clamp<std::int64_t>(divide_up(tiles * key_heads, wanted), 1, kMaximumChunkTiles);
-  chunks = divide_up(tiles, tiles_of_task);
-  chunk_tiles = chunks == 0 ? 1 : static_cast<int>(divide_up(tiles, chunks));
-  threads = static_cast<int>(std::clamp<std::int64_t>(tasks(), 1, useful));
+  query_dim = in_place ? value_dim : padded_query_dim(head_dim, format);
+  share_out(problem, available_threads);
 
   const std::size_t tile_bytes = key_tile_bytes() + value_tile_bytes();
   block_tiles = static_cast<int>(std::clamp<std::size_t>(
       kBlockBytes / tile_bytes, 1,
       std::max<std::size_t>(static_cast<std::size_t>(key_tiles.size()), 1)));
   place_scratch();
+}
+
+void FlashPlan::share_out(const AttentionProblem& problem, int available_threads) {
+  const int useful = useful_threads(
+      4.0 * static_cast<double>(problem.q.elements() * problem.k.dim(1)), available_threads);
+  const std::int64_t tiles = std::ssize(query_tiles);
+  if (tiles <= kSplitQueryTiles && key_tiles.size() > kSplitTiles) {
+    chunks = tiles == 0 ? 0 : 1;
+    chunk_tiles = static_cast<int>(std::max<std::int64_t>(tiles, 1));
+    splits = divide_up(key_tiles.size(), kSplitTiles);
+    split_tiles = kSplitTiles;
+  } else {
+    // Several tasks a thread even out what a causal mask makes uneven; one thread needs none of it.
+    const std::int64_t wanted = useful == 1 ? 1 : 4 * useful;
+    const std::int64_t tiles_of_task =
+        std::clamp<std::int64_t>(divide_up(tiles * key_heads, wanted), 1, kMaximumChunkTiles);
+    chunks = divide_up(tiles, tiles_of_task);
+    chunk_tiles = chunks == 0 ? 1 : static_cast<int>(divide_up(tiles, chunks));
+    split_tiles = key_tiles.size();
+  }
+  threads = static_cast<int>(std::clamp<std::int64_t>(tasks(), 1, useful));
 }
 
 void FlashPlan::place_scratch() {
@@ -88,8 +108,8 @@ void FlashPlan::place_scratch() {
   scratch.out = place(rows * static_cast<std::size_t>(value_dim) * sizeof(float));
   scratch.sums = place(rows * kSumLanes * sizeof(float));
   scratch.maximum = place(rows * sizeof(float));
-  scratch.keys = place(blocks * key_tile_bytes());
-  scratch.values = place(blocks * value_tile_bytes());
+  scratch.keys = place(in_place ? 0 : blocks * key_tile_bytes());
+  scratch.values = place(in_place ? 0 : blocks * value_tile_bytes());
   scratch.scores = place(kScores * sizeof(float));
   scratch.weights = place(format == OperandFormat::pair ? kScores * sizeof(BFloat16) : 0);
   scratch.bytes = layout.bytes();

@@ -18,6 +18,10 @@ namespace portolan::flash {
 /// level 2 cache together with what they are multiplied with, packs a block, then runs its query
 /// tiles over it. Chunks of the same head pack the same keys again; they are large enough for that
 /// not to matter, and no thread ever waits for another.
+///
+/// Few queries over many keys, as in decoding, are cut along the keys instead (Flash-Decoding: Dao,
+/// Haziza, Massa, Sizov 2023): a task is one split of the keys of a key head with all its queries,
+/// and splits are merged in order afterwards.
 struct FlashPlan {
   FlashPlan(const AttentionProblem& problem, int available_threads);
 
@@ -31,6 +35,10 @@ struct FlashPlan {
   int block_tiles = 1;         ///< key tiles
   std::int64_t chunks = 0;     ///< per key head
   int threads = 1;
+  /// So few queries that keys and values are best read where they are; then in f32.
+  bool in_place = false;
+  std::int64_t splits = 1;  ///< of the keys of a key head; more than 1 only if there is one chunk
+  std::int64_t split_tiles = 0;
 
   /// Scratch of one thread, in bytes: where each part starts, and the whole.
   struct Scratch {
@@ -46,7 +54,17 @@ struct FlashPlan {
   };
   Scratch scratch;
 
-  [[nodiscard]] std::int64_t tasks() const { return chunks * key_heads; }
+  [[nodiscard]] std::int64_t tasks() const { return chunks * splits * key_heads; }
+  /// State of the queries after one split of the keys: out, sums and maximum of each row.
+  [[nodiscard]] std::size_t split_floats() const {
+    return static_cast<std::size_t>(chunk_tiles * kQueryTile * (value_dim + kSumLanes + 1));
+  }
+  [[nodiscard]] std::size_t splits_bytes() const {
+    return splits > 1 ? static_cast<std::size_t>(tasks()) * split_floats() * sizeof(float) : 0;
+  }
+  [[nodiscard]] std::size_t workspace_bytes() const {
+    return splits_bytes() + scratch.bytes * static_cast<std::size_t>(threads);
+  }
   [[nodiscard]] std::size_t element_bytes() const { return format == OperandFormat::pair ? 2 : 4; }
   [[nodiscard]] std::size_t key_tile_bytes() const {
     return static_cast<std::size_t>(kKeyTile * query_dim) * element_bytes();
@@ -56,6 +74,7 @@ struct FlashPlan {
   }
 
  private:
+  void share_out(const AttentionProblem& problem, int available_threads);
   void place_scratch();
 };
 

@@ -55,10 +55,11 @@ RowPointers::RowPointers(const Tensor& tensor, const HeadGroup& heads, const Row
     : dtype_(tensor.dtype()),
       count_(static_cast<int>(tile.length)),
       head_dim_(static_cast<int>(tensor.dim(3))) {
-  for (int row = 0; row < count_; ++row) {
-    rows_[static_cast<std::size_t>(row)] =
-        element(tensor, heads.batch, tile.row + row, heads.key_head);
-  }
+  auto* first = static_cast<std::byte*>(element(tensor, heads.batch, tile.row, heads.key_head));
+  const std::int64_t stride =
+      tensor.strides()[1] * static_cast<std::int64_t>(size_of(tensor.dtype()));
+  for (int row = 0; row < count_; ++row)
+    rows_[static_cast<std::size_t>(row)] = first + row * stride;
 }
 
 float& row_value(const Tensor& tensor, const HeadGroup& heads, const QueryTile& tile, int row) {

@@ -34,6 +34,11 @@ struct SourceRows {
   DType dtype = DType::f32;
   int count = 0;
   int head_dim = 0;
+
+  /// Rows [begin, end).
+  [[nodiscard]] SourceRows slice(int begin, int end) const {
+    return {rows + begin, dtype, end - begin, head_dim};
+  }
 };
 
 /// True if this CPU runs the vector code of this file; the rest of the functions need that.

@@ -21,24 +21,6 @@ namespace portolan::flash::HWY_NAMESPACE {
 
 constexpr int kMaximumHeadDim = 256;
 
-/// Reads up to a vector of elements of a dtype as f32.
-template <class D>
-HWY_INLINE hn::Vec<D> load_floats(D, const float* source) {
-  return hn::LoadU(D(), source);
-}
-template <class D>
-HWY_INLINE hn::Vec<D> load_floats(D d, const BFloat16* source) {
-  const hn::Rebind<std::uint16_t, D> halves;
-  const hn::Rebind<std::uint32_t, D> words;
-  const auto bits = hn::LoadU(halves, reinterpret_cast<const std::uint16_t*>(source));
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(words, bits)));
-}
-template <class D>
-HWY_INLINE hn::Vec<D> load_floats(D d, const Float16* source) {
-  const hn::Rebind<hwy::float16_t, D> halves;
-  return hn::PromoteTo(d, hn::LoadU(halves, reinterpret_cast<const hwy::float16_t*>(source)));
-}
-
 /// Pairs of bf16 as one 32-bit lane; only moved, never computed with.
 struct BFloat16Pair {
   BFloat16 elements[2];

@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "core/dtype.hpp"
+
 HWY_BEFORE_NAMESPACE();
 namespace portolan::flash::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -25,6 +27,24 @@ using Halves = hn::Rebind<std::uint16_t, Floats>;
 [[maybe_unused]] constexpr Words kWords;
 [[maybe_unused]] constexpr Halves kHalves;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(Floats()));
+
+/// Reads up to a vector of elements of a dtype as f32.
+template <class D>
+HWY_INLINE hn::Vec<D> load_floats(D, const float* source) {
+  return hn::LoadU(D(), source);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_floats(D d, const BFloat16* source) {
+  const hn::Rebind<std::uint16_t, D> halves;
+  const hn::Rebind<std::uint32_t, D> words;
+  const auto bits = hn::LoadU(halves, reinterpret_cast<const std::uint16_t*>(source));
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(words, bits)));
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_floats(D d, const Float16* source) {
+  const hn::Rebind<hwy::float16_t, D> halves;
+  return hn::PromoteTo(d, hn::LoadU(halves, reinterpret_cast<const hwy::float16_t*>(source)));
+}
 
 /// The upper half of each f32, rounded to nearest even, in the upper half of the lane; the lower
 /// half is noise. Weights are finite, so no carry can run into infinity.

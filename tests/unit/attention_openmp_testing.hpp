@@ -41,6 +41,18 @@ struct GradientSetup {
 void expect_forward(const GradientCase& test_case, const GradientSetup& setup);
 void expect_gradients(const GradientCase& test_case, const GradientSetup& setup);
 
+/// The number of OpenMP threads, for a scope.
+class OpenmpThreads {
+ public:
+  explicit OpenmpThreads(int threads);
+  ~OpenmpThreads();
+  OpenmpThreads(const OpenmpThreads&) = delete;
+  OpenmpThreads& operator=(const OpenmpThreads&) = delete;
+
+ private:
+  int before_;
+};
+
 /// Any mask with any of the features.
 [[nodiscard]] GradientCase random_case(std::mt19937_64& generator, std::int64_t largest_length);
 

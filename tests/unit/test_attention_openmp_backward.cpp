@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #if defined(PORTOLAN_HAS_OPENMP)
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include "attention/openmp/openmp_attention.hpp"
 #include "core/backend.hpp"
@@ -14,19 +13,8 @@ using testing_support::AttentionCase;
 using testing_support::GradientCase;
 using testing_support::GradientSetup;
 using testing_support::make_gradient_setup;
+using testing_support::OpenmpThreads;
 using testing_support::values_of;
-
-/// The number of OpenMP threads, for a scope.
-class Threads {
- public:
-  explicit Threads(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
-  ~Threads() { omp_set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
 
 void check(const GradientCase& test_case) {
   SCOPED_TRACE(test_case.to_string());
@@ -69,7 +57,7 @@ TEST(AttentionOpenmpBackward, RandomProblems) {
   std::mt19937_64 generator(11);
   for (int trial = 0; trial < 250; ++trial) {
     const GradientCase c = testing_support::random_case(generator, 200);
-    const Threads threads(1 + trial % 4);
+    const OpenmpThreads threads(1 + trial % 4);
     SCOPED_TRACE("trial " + std::to_string(trial));
     check(c);
     if (HasFailure()) return;
@@ -109,7 +97,7 @@ TEST(AttentionOpenmpBackward, EqualBitsForAnyNumberOfThreads) {
       const GradientSetup setup = make_gradient_setup(c);
       std::vector<double> first;
       for (int thread_count = 1; thread_count <= 4; ++thread_count) {
-        const Threads threads(thread_count);
+        const OpenmpThreads threads(thread_count);
         for (int repeat = 0; repeat < 2; ++repeat) {
           const std::vector<double> now = gradients_of(setup);
           if (first.empty()) first = now;
