@@ -2,6 +2,7 @@
 #include "attention/mask.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 namespace portolan {
 
@@ -67,15 +68,45 @@ std::int64_t visible_scores(const AttentionMask& mask, std::int64_t query_tokens
   return scores;
 }
 
-std::vector<RowTile> split_runs(std::span<const TokenRun> runs, std::int64_t tile) {
-  std::vector<RowTile> tiles;
-  std::int64_t row = 0;
-  for (const TokenRun& run : runs) {
-    for (std::int64_t begin = 0; begin < run.length; begin += tile) {
-      tiles.push_back(
-          {row + begin, run.position + begin, std::min(tile, run.length - begin), run.sequence});
+BlockMap transposed(const BlockMap& map) {
+  BlockMap result{.heads = map.heads,
+                  .block_rows = map.block_columns,
+                  .block_columns = map.block_rows,
+                  .block_queries = map.block_keys,
+                  .block_keys = map.block_queries,
+                  .row_begin = {0},
+                  .columns = std::vector<std::int32_t>(map.columns.size())};
+  // Counting sort: going through block rows in order leaves each new row ascending.
+  result.row_begin.resize(static_cast<std::size_t>(map.heads * map.block_columns + 1), 0);
+  const auto for_each_block = [&map](const auto& function) {
+    for (std::int64_t row = 0; row < map.heads * map.block_rows; ++row) {
+      const std::int64_t head = row / map.block_rows;
+      for (std::int32_t i = map.row_begin[row]; i < map.row_begin[row + 1]; ++i) {
+        function(head * map.block_columns + map.columns[i], row % map.block_rows);
+      }
     }
-    row += run.length;
+  };
+  for_each_block([&](std::int64_t row, std::int64_t) { ++result.row_begin[row + 1]; });
+  std::partial_sum(result.row_begin.begin(), result.row_begin.end(), result.row_begin.begin());
+  std::vector<std::int32_t> next(result.row_begin.begin(), result.row_begin.end() - 1);
+  for_each_block([&](std::int64_t row, std::int64_t column) {
+    result.columns[next[row]++] = static_cast<std::int32_t>(column);
+  });
+  return result;
+}
+
+std::vector<RowTile> split_runs(std::span<const TokenRun> runs, std::int64_t tile,
+                                std::int64_t block) {
+  std::vector<RowTile> tiles;
+  std::int64_t first = 0;
+  for (const TokenRun& run : runs) {
+    for (std::int64_t begin = 0; begin < run.length;) {
+      std::int64_t length = std::min(tile, run.length - begin);
+      if (block > 0) length = std::min(length, block - (first + begin) % block);
+      tiles.push_back({first + begin, run.position + begin, length, run.sequence});
+      begin += length;
+    }
+    first += run.length;
   }
   return tiles;
 }

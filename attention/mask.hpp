@@ -36,6 +36,15 @@ struct MaskRule {
                                                           std::int64_t end) const {
     return causal && query + 1 < end ? query + 1 : end;
   }
+  /// Of the queries at positions [begin, end), those that see a key at position `key`.
+  [[nodiscard]] PORTOLAN_HOST_DEVICE std::int64_t first_query(std::int64_t key,
+                                                              std::int64_t begin) const {
+    return causal && key > begin ? key : begin;
+  }
+  [[nodiscard]] PORTOLAN_HOST_DEVICE std::int64_t end_query(std::int64_t key,
+                                                            std::int64_t end) const {
+    return window > 0 && key + window < end ? key + window : end;
+  }
 };
 
 /// Rows [row, row + length) of a tensor, at positions `position` and following of a sequence.
@@ -64,8 +73,44 @@ enum class TileVisibility : std::uint8_t { none, partial, full };
   return TileVisibility::full;
 }
 
+/// The rows of `tile` that are also rows [begin, end) of its tensor; length 0 if there are none.
+[[nodiscard]] PORTOLAN_HOST_DEVICE inline RowTile rows_within(const RowTile& tile,
+                                                              std::int64_t begin,
+                                                              std::int64_t end) {
+  const std::int64_t first = begin > tile.row ? begin : tile.row;
+  const std::int64_t last = end < tile.row + tile.length ? end : tile.row + tile.length;
+  return {first, tile.position + first - tile.row, last > first ? last - first : 0, tile.sequence};
+}
+
+/// Of the keys of one tile, those that any query of another sees: neighbours, because queries are.
+[[nodiscard]] PORTOLAN_HOST_DEVICE inline RowTile seen_keys(const MaskRule& rule,
+                                                            const RowTile& queries,
+                                                            const RowTile& keys) {
+  if (queries.length == 0 || queries.sequence != keys.sequence) return rows_within(keys, 0, 0);
+  const std::int64_t row = keys.row - keys.position;
+  const std::int64_t last = queries.position + queries.length - 1;
+  return rows_within(keys, row + rule.first_key(queries.position, keys.position),
+                     row + rule.end_key(last, keys.position + keys.length));
+}
+
+/// Of the queries of one tile, those that see any key of another.
+[[nodiscard]] PORTOLAN_HOST_DEVICE inline RowTile seeing_queries(const MaskRule& rule,
+                                                                 const RowTile& queries,
+                                                                 const RowTile& keys) {
+  if (keys.length == 0 || queries.sequence != keys.sequence) return rows_within(queries, 0, 0);
+  const std::int64_t row = queries.row - queries.position;
+  const std::int64_t last = keys.position + keys.length - 1;
+  return rows_within(queries, row + rule.first_query(keys.position, queries.position),
+                     row + rule.end_query(last, queries.position + queries.length));
+}
+
+/// The same map with the roles of queries and keys exchanged.
+[[nodiscard]] BlockMap transposed(const BlockMap& map);
+
 /// Cuts runs, which follow each other in the rows of a tensor, into tiles of at most `tile` rows
-/// that do not cross from one run into the next.
-[[nodiscard]] std::vector<RowTile> split_runs(std::span<const TokenRun> runs, std::int64_t tile);
+/// that do not cross from one run into the next, nor, if `block` is given, from one block of rows
+/// [i * block, (i + 1) * block) of the tensor into the next.
+[[nodiscard]] std::vector<RowTile> split_runs(std::span<const TokenRun> runs, std::int64_t tile,
+                                              std::int64_t block = 0);
 
 }  // namespace portolan

@@ -101,8 +101,7 @@ void warn_of_shared_gpus(Communicator& world, int gpu) {
 /// `gpu` is the index of this rank's GPU, negative for none.
 void register_everything(int gpu) {
   register_backend(make_serial_backend());
-  register_attention_kernel(make_portable_attention_serial());
-  register_attention_kernel(make_standard_attention_serial());
+  register_portable_attention_serial();
 #if defined(PORTOLAN_HAS_OPENMP)
   register_backend(make_openmp_backend());
   for (const AttentionMethod method :
@@ -110,13 +109,11 @@ void register_everything(int gpu) {
     register_attention_kernel(make_openmp_flash_attention(method));
     register_attention_kernel(make_openmp_flash_attention_backward(method));
   }
-  register_attention_kernel(make_portable_attention_openmp());
-  register_attention_kernel(make_standard_attention_openmp());
+  register_portable_attention_openmp();
 #endif
 #if defined(PORTOLAN_HAS_CUDA)
   register_backend(make_cuda_backend(gpu));
-  register_attention_kernel(make_portable_attention_cuda());
-  register_attention_kernel(make_standard_attention_cuda());
+  register_portable_attention_cuda();
 #else
   static_cast<void>(gpu);
 #endif

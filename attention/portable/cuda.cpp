@@ -4,12 +4,8 @@
 
 namespace portolan {
 
-std::unique_ptr<AttentionForwardKernel> make_portable_attention_cuda() {
-  return std::make_unique<portable::FlashKernel<Kokkos::Cuda, DeviceKind::cuda>>();
-}
-
-std::unique_ptr<AttentionForwardKernel> make_standard_attention_cuda() {
-  return std::make_unique<portable::StandardKernel<Kokkos::Cuda, DeviceKind::cuda>>();
+void register_portable_attention_cuda() {
+  portable::register_kernels<Kokkos::Cuda, DeviceKind::cuda>();
 }
 
 }  // namespace portolan

@@ -4,12 +4,8 @@
 
 namespace portolan {
 
-std::unique_ptr<AttentionForwardKernel> make_portable_attention_openmp() {
-  return std::make_unique<portable::FlashKernel<Kokkos::OpenMP, DeviceKind::cpu>>();
-}
-
-std::unique_ptr<AttentionForwardKernel> make_standard_attention_openmp() {
-  return std::make_unique<portable::StandardKernel<Kokkos::OpenMP, DeviceKind::cpu>>();
+void register_portable_attention_openmp() {
+  portable::register_kernels<Kokkos::OpenMP, DeviceKind::cpu>();
 }
 
 }  // namespace portolan

@@ -4,12 +4,8 @@
 
 namespace portolan {
 
-std::unique_ptr<AttentionForwardKernel> make_portable_attention_serial() {
-  return std::make_unique<portable::FlashKernel<Kokkos::Serial, DeviceKind::serial>>();
-}
-
-std::unique_ptr<AttentionForwardKernel> make_standard_attention_serial() {
-  return std::make_unique<portable::StandardKernel<Kokkos::Serial, DeviceKind::serial>>();
+void register_portable_attention_serial() {
+  portable::register_kernels<Kokkos::Serial, DeviceKind::serial>();
 }
 
 }  // namespace portolan

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <set>
+#include <span>
 
 #include "core/backend.hpp"
 
@@ -55,6 +57,41 @@ Tensor make_operand(std::int64_t batch, std::int64_t tokens, std::int64_t heads,
       .split_last(heads);
 }
 
+std::vector<std::int64_t> sequences_of(const std::vector<TokenRun>& runs) {
+  std::vector<std::int64_t> sequences;
+  for (const TokenRun& run : runs) sequences.insert(sequences.end(), run.length, run.sequence);
+  return sequences;
+}
+
+// Packing, padding, blocks and dropout.
+void set_features(const AttentionCase& c, reference::AttentionInput& input) {
+  input.query_sequences = sequences_of(c.mask.query_runs);
+  input.key_sequences = sequences_of(c.mask.key_runs);
+  input.query_sequences.resize(static_cast<std::size_t>(c.query_tokens));
+  input.key_sequences.resize(static_cast<std::size_t>(c.key_tokens));
+  for (const KeyRange& range : c.mask.key_ranges) {
+    input.key_begin.push_back(range.begin);
+    input.key_end.push_back(range.end);
+  }
+  if (c.mask.blocks) {
+    const BlockMap& map = *c.mask.blocks;
+    input.block_queries = map.block_queries;
+    input.block_keys = map.block_keys;
+    input.block_flags.resize(
+        static_cast<std::size_t>(map.heads * map.block_rows * map.block_columns));
+    for (std::int64_t row = 0; row < map.heads * map.block_rows; ++row) {
+      for (std::int32_t i = map.row_begin[row]; i < map.row_begin[row + 1]; ++i) {
+        input.block_flags[row * map.block_columns + map.columns[i]] = 1;
+      }
+    }
+  }
+  input.dropout = static_cast<double>(c.dropout.probability);
+  input.seed = c.dropout.key.seed;
+  input.stream = c.dropout.key.stream;
+  input.first_entry = c.dropout.first_entry;
+  input.first_head = c.dropout.first_head;
+}
+
 }  // namespace
 
 std::string AttentionCase::to_string() const {
@@ -63,11 +100,19 @@ std::string AttentionCase::to_string() const {
                   query_tokens, key_tokens, heads, key_heads, head_dim, name_of(dtype),
                   name_of(out_dtype), static_cast<int>(layout), mask.causal, mask.window);
   for (const TokenRun& run : mask.query_runs) {
-    text += fmt::format(" q[{}+{}]", run.position, run.length);
+    text += fmt::format(" q[{}: {}+{}]", run.sequence, run.position, run.length);
   }
   for (const TokenRun& run : mask.key_runs) {
-    text += fmt::format(" k[{}+{}]", run.position, run.length);
+    text += fmt::format(" k[{}: {}+{}]", run.sequence, run.position, run.length);
   }
+  for (const KeyRange& range : mask.key_ranges) {
+    text += fmt::format(" keys[{}, {})", range.begin, range.end);
+  }
+  if (mask.blocks) {
+    text += fmt::format(" {} blocks of {}x{}", mask.blocks->columns.size(),
+                        mask.blocks->block_queries, mask.blocks->block_keys);
+  }
+  if (dropout.probability > 0.0F) text += fmt::format(" dropout {}", dropout.probability);
   return text;
 }
 
@@ -107,8 +152,19 @@ AttentionSetup make_setup(const AttentionCase& test_case, Device device) {
         make_operand(c.batch, c.key_tokens, c.key_heads, c.head_dim, c.dtype, device, gap);
   }
   setup.out = make_operand(c.batch, c.query_tokens, c.heads, c.head_dim, c.out_dtype, device, gap);
-  setup.log_sum_exp = Tensor::empty({c.batch, c.heads, c.query_tokens}, DType::f32, device);
+  const Shape row_values{c.batch, c.heads, c.query_tokens};
+  setup.log_sum_exp = Tensor::empty(row_values, DType::f32, device);
+  const auto like = [&](std::int64_t tokens, std::int64_t heads) {
+    return make_operand(c.batch, tokens, heads, c.head_dim, c.out_dtype, device, gap);
+  };
+  setup.gradients = {.grad_out = like(c.query_tokens, c.heads),
+                     .log_sum_exp = Tensor::empty(row_values, DType::f32, device),
+                     .delta = Tensor::empty(row_values, DType::f32, device),
+                     .dq = like(c.query_tokens, c.heads),
+                     .dk = like(c.key_tokens, c.key_heads),
+                     .dv = like(c.key_tokens, c.key_heads)};
   setup.problem.mask = c.mask;
+  setup.problem.dropout = c.dropout;
   setup.problem.scale = c.scale != 0.0F
                             ? c.scale
                             : static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.head_dim)));
@@ -117,10 +173,13 @@ AttentionSetup make_setup(const AttentionCase& test_case, Device device) {
   for (const Tensor* tensor : {&setup.problem.q, &setup.problem.k, &setup.problem.v}) {
     randomise(*tensor, generator, c.spread);
   }
+  randomise(setup.gradients.grad_out, generator, 1.0F);
+  setup.grad_out = values_of(setup.gradients.grad_out);
   // What a kernel leaves unwritten must not pass for a result.
-  set_values(setup.out, std::vector<double>(static_cast<std::size_t>(setup.out.elements()), 77.0));
-  set_values(setup.log_sum_exp,
-             std::vector<double>(static_cast<std::size_t>(setup.log_sum_exp.elements()), 77.0));
+  for (const Tensor* tensor : {&setup.out, &setup.log_sum_exp, &setup.gradients.dq,
+                               &setup.gradients.dk, &setup.gradients.dv}) {
+    set_values(*tensor, std::vector<double>(static_cast<std::size_t>(tensor->elements()), 77.0));
+  }
 
   reference::AttentionInput& input = setup.reference;
   input.batch = c.batch;
@@ -139,6 +198,7 @@ AttentionSetup make_setup(const AttentionCase& test_case, Device device) {
   input.query_positions = positions_of(
       c.mask.query_runs.empty() ? std::vector<TokenRun>{{end - c.query_tokens, c.query_tokens}}
                                 : c.mask.query_runs);
+  set_features(c, input);
   input.q = values_of(setup.problem.q);
   input.k = values_of(setup.problem.k);
   input.v = values_of(setup.problem.v);
@@ -177,26 +237,82 @@ void expect_matches(const AttentionCase& test_case, const AttentionSetup& setup,
   }
 }
 
+void expect_gradients(const AttentionCase& test_case, const AttentionSetup& setup,
+                      const reference::AttentionGradient& expected) {
+  // Kernels that multiply in bf16 round weights and slopes to it, half a unit in the last place.
+  const double rounding = test_case.dtype == DType::bf16 ? 1e-5 + 0x1p-8 : 1e-5;
+  const double storing = test_case.out_dtype == DType::bf16  ? 0x1p-8
+                         : test_case.out_dtype == DType::f16 ? 0x1p-11
+                                                             : 0.0;
+  const auto check = [&](const char* name, const Tensor& tensor, const std::vector<double>& values,
+                         const std::vector<double>& magnitudes) {
+    const std::vector<double> found = values_of(tensor);
+    ASSERT_EQ(found.size(), values.size());
+    int wrong = 0;
+    for (std::size_t i = 0; i < found.size() && wrong < 3; ++i) {
+      const double tolerance = 1e-6 + rounding * magnitudes[i] + storing * std::abs(values[i]);
+      if (std::abs(found[i] - values[i]) <= tolerance) continue;
+      ++wrong;
+      ADD_FAILURE() << name << " element " << i << ": " << found[i] << " should be " << values[i]
+                    << " within " << tolerance;
+    }
+  };
+  check("dq", setup.gradients.dq, expected.dq, expected.dq_magnitude);
+  check("dk", setup.gradients.dk, expected.dk, expected.dk_magnitude);
+  check("dv", setup.gradients.dv, expected.dv, expected.dv_magnitude);
+}
+
+void set_statistics(const AttentionSetup& setup, const reference::AttentionOutput& output,
+                    const reference::AttentionGradient& gradient) {
+  set_values(setup.gradients.log_sum_exp, output.log_sum_exp);
+  set_values(setup.gradients.delta, gradient.delta);
+}
+
+namespace {
+
+/// Calls `check(kernel, fresh setup)` for the kernels of a device that serve the case.
+template <typename Kernel>
+void for_serving_kernels(std::span<const std::unique_ptr<Kernel>> kernels,
+                         const AttentionCase& test_case, Device device, const auto& check) {
+  std::set<AttentionMethod> methods;
+  for (const auto& kernel : kernels) {
+    if (kernel->device() != device.kind) continue;
+    const AttentionSetup setup = make_setup(test_case, device);
+    if (!kernel->unsupported_reason(setup.problem).empty()) continue;
+    SCOPED_TRACE(fmt::format("{} on {}", name_of(kernel->method()), name_of(device.kind)));
+    methods.insert(kernel->method());
+    check(*kernel, setup);
+  }
+  const bool blocks = test_case.mask.blocks != nullptr;
+  EXPECT_TRUE(methods.contains(AttentionMethod::standard));
+  EXPECT_TRUE(methods.contains(AttentionMethod::memory_efficient));
+  EXPECT_TRUE(blocks || methods.contains(AttentionMethod::flash));
+  EXPECT_EQ(methods.contains(AttentionMethod::block_sparse), blocks);
+  EXPECT_TRUE(test_case.mask.window == 0 || blocks || methods.contains(AttentionMethod::window));
+}
+
+}  // namespace
+
 void check_on_all_kernels(const AttentionCase& test_case) {
   SCOPED_TRACE(test_case.to_string());
+  const AttentionSetup any = make_setup(test_case, {DeviceKind::serial, 0});
+  const reference::AttentionOutput output = reference::attention(any.reference);
+  const reference::AttentionGradient gradient =
+      reference::attention_gradient(any.reference, any.grad_out);
   for (const auto& backend : registered_backends()) {
-    if (!is_host(backend->device())) continue;
-    const AttentionSetup setup = make_setup(test_case, backend->device());
-    const reference::AttentionOutput expected = reference::attention(setup.reference);
-    for (const AttentionMethod method : {AttentionMethod::standard, AttentionMethod::flash}) {
-      const AttentionForwardKernel& chosen = select_attention_forward(setup.problem, method);
-      EXPECT_EQ(chosen.method(), method);
-    }
-    for (const auto& kernel : attention_forward_kernels()) {
-      if (kernel->device() != backend->device().kind ||
-          !kernel->unsupported_reason(setup.problem).empty()) {
-        continue;
-      }
-      SCOPED_TRACE(fmt::format("{} on {}", name_of(kernel->method()), name_of(kernel->device())));
-      const AttentionSetup fresh = make_setup(test_case, backend->device());
-      kernel->forward(fresh.problem, fresh.out, fresh.log_sum_exp);
-      expect_matches(test_case, fresh, expected);
-    }
+    const Device device = backend->device();
+    if (!is_host(device)) continue;
+    for_serving_kernels(attention_forward_kernels(), test_case, device,
+                        [&](const AttentionForwardKernel& kernel, const AttentionSetup& setup) {
+                          kernel.forward(setup.problem, setup.out, setup.log_sum_exp);
+                          expect_matches(test_case, setup, output);
+                        });
+    for_serving_kernels(attention_backward_kernels(), test_case, device,
+                        [&](const AttentionBackwardKernel& kernel, const AttentionSetup& setup) {
+                          set_statistics(setup, output, gradient);
+                          kernel.backward(setup.problem, setup.gradients);
+                          expect_gradients(test_case, setup, gradient);
+                        });
   }
 }
 

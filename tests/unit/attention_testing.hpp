@@ -25,11 +25,12 @@ struct AttentionCase {
   std::int64_t head_dim = 16;
   AttentionMask mask = {};
   DType dtype = DType::f32;
-  DType out_dtype = DType::f32;
+  DType out_dtype = DType::f32;  ///< also of grad_out, dq, dk and dv
   AttentionLayout layout = AttentionLayout::dense;
   float scale = 0.0F;   ///< 0: 1 / sqrt(head_dim)
   float spread = 1.0F;  ///< inputs are uniform on [-spread, spread)
   std::uint64_t seed = 1;
+  AttentionDropout dropout = {};
 
   [[nodiscard]] std::string to_string() const;
 };
@@ -39,8 +40,10 @@ struct AttentionSetup {
   AttentionProblem problem;
   Tensor out;
   Tensor log_sum_exp;
+  AttentionGradients gradients;  ///< log_sum_exp and delta are for the test to fill
   reference::AttentionInput reference;
-  double largest_value = 0.0;  ///< of |v|
+  std::vector<double> grad_out;  ///< the reference's
+  double largest_value = 0.0;    ///< of |v|
 };
 
 [[nodiscard]] AttentionSetup make_setup(const AttentionCase& test_case, Device device);
@@ -60,7 +63,16 @@ void set_values(const Tensor& tensor, const std::vector<double>& values);
 void expect_matches(const AttentionCase& test_case, const AttentionSetup& setup,
                     const reference::AttentionOutput& expected);
 
-/// Runs the case on every registered kernel that serves it, and through select_attention_forward.
+/// The same for dq, dk and dv.
+void expect_gradients(const AttentionCase& test_case, const AttentionSetup& setup,
+                      const reference::AttentionGradient& expected);
+
+/// Gives the backward pass the reference's log-sum-exp and delta.
+void set_statistics(const AttentionSetup& setup, const reference::AttentionOutput& output,
+                    const reference::AttentionGradient& gradient);
+
+/// The same for every registered kernel that serves the case, forward and backward; and standard,
+/// memory-efficient and flash must serve it, the latter unless it has a block map.
 void check_on_all_kernels(const AttentionCase& test_case);
 
 }  // namespace portolan::testing_support

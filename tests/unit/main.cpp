@@ -23,8 +23,7 @@ class HostDevices {
  public:
   explicit HostDevices(int threads) : kokkos_({.threads = threads}) {
     portolan::register_backend(portolan::make_serial_backend());
-    portolan::register_attention_kernel(portolan::make_portable_attention_serial());
-    portolan::register_attention_kernel(portolan::make_standard_attention_serial());
+    portolan::register_portable_attention_serial();
 #if defined(PORTOLAN_HAS_OPENMP)
     portolan::register_backend(portolan::make_openmp_backend());
     for (const portolan::AttentionMethod method :
@@ -33,8 +32,7 @@ class HostDevices {
       portolan::register_attention_kernel(portolan::make_openmp_flash_attention(method));
       portolan::register_attention_kernel(portolan::make_openmp_flash_attention_backward(method));
     }
-    portolan::register_attention_kernel(portolan::make_portable_attention_openmp());
-    portolan::register_attention_kernel(portolan::make_standard_attention_openmp());
+    portolan::register_portable_attention_openmp();
 #endif
   }
   ~HostDevices() {

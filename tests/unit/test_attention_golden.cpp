@@ -202,7 +202,8 @@ void expect_near(const Tensor& tensor, const Stored& expected, double tolerance,
 }
 
 /// Kernels that take every layout, mask and window.
-constexpr std::array kServeEverything{"cpu flash"};
+constexpr std::array kServeEverything{"serial standard", "serial memory-efficient", "serial flash",
+                                      "cpu standard",    "cpu memory-efficient",    "cpu flash"};
 
 void expect_served(const Served& served) {
   const std::size_t cases = golden_cases().size();
