@@ -10,6 +10,7 @@ class App;
 /// Error gives exit code 1, UsageError and InputError give 2 (core/error.hpp).
 namespace portolan {
 
+void add_attention_command(CLI::App& application);
 void add_compare_command(CLI::App& application);
 void add_info_command(CLI::App& application);
 void add_inspect_command(CLI::App& application);

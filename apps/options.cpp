@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <limits>
 
 #include "core/error.hpp"
@@ -162,6 +163,15 @@ std::int64_t parse_integer(std::string_view option, std::string_view text, std::
                          : fmt::format("{}: '{}' is not a whole number from {} to {}", option,
                                        printable(text), minimum, maximum));
   }
+  return value;
+}
+
+double parse_positive_number(std::string_view option, std::string_view text) {
+  double value = 0.0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool is_number = error == std::errc() && end == text.data() + text.size();
+  require(is_number && std::isfinite(value) && value > 0.0, "{}: '{}' is not a number above 0",
+          option, printable(text));
   return value;
 }
 

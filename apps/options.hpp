@@ -66,4 +66,7 @@ void require_one_of(std::string_view option, std::string_view value,
 [[nodiscard]] std::int64_t parse_integer(std::string_view option, std::string_view text,
                                          std::int64_t minimum, std::int64_t maximum);
 
+/// A finite number greater than 0, in decimal. Throws UsageError otherwise.
+[[nodiscard]] double parse_positive_number(std::string_view option, std::string_view text);
+
 }  // namespace portolan

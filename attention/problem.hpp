@@ -12,8 +12,10 @@
 /// What is asked of attention: operands, mask, dropout.
 ///
 /// Letters: B batch, Sq and Sk tokens, H query heads, Hkv key/value heads (H a multiple of Hkv;
-/// query head h reads key/value head h / (H / Hkv)), D head_dim (1 to 256).
+/// query head h reads key/value head h / (H / Hkv)), D head_dim (1 to kMaximumAttentionHeadDim).
 namespace portolan {
+
+inline constexpr std::int64_t kMaximumAttentionHeadDim = 256;
 
 /// A contiguous run of tokens: `length` rows of a tensor that stand at positions `position`,
 /// `position + 1`, ... of sequence `sequence`. Queries see keys of their own sequence only, so that

@@ -62,9 +62,6 @@ struct OpCase {
 
 [[nodiscard]] const std::vector<OpCase>& op_list();
 
-/// One line per device, case, dtype and size with a checksum of the results' bits.
-[[nodiscard]] std::string op_checksums();
-
 /// The cases of one subject, which op_list() joins.
 [[nodiscard]] std::vector<OpCase> elementwise_cases();
 [[nodiscard]] std::vector<OpCase> transformer_cases();
