@@ -137,8 +137,8 @@ constexpr std::int64_t kMaximumPositions = std::int64_t{1} << 30;
 /// element type is written as dtype_name.
 [[nodiscard]] std::string config_text(const LlamaConfig& config);
 
-/// A built-in config: llama-7b, llama-13b, llama-70b (also 7b, 13b, 70b), llama-3-8b (8b), llama-34m (34m), tiny.
-/// UsageError for other names.
+/// A built-in config: llama-7b, llama-13b, llama-70b (also 7b, 13b, 70b), llama-3-8b (8b),
+/// llama-34m (34m), llama-bytes (bytes), tiny. UsageError for other names.
 [[nodiscard]] LlamaConfig preset_config(std::string_view name);
 /// Their full names.
 [[nodiscard]] std::vector<std::string_view> preset_names();
