@@ -10,6 +10,7 @@
 
 #include "apps/comparison_table.hpp"
 #include "apps/html.hpp"
+#include "apps/machine.hpp"
 #include "apps/published_results.hpp"
 #include "apps/report_plots.hpp"
 
@@ -119,6 +120,29 @@ std::string agreement_finding(const Comparison& comparison, const std::string& d
       dtype, number_text(worst));
 }
 
+/// What a reader has to know before believing the rows.
+std::vector<std::string> reservations(const Comparison& comparison) {
+  std::vector<std::string> texts;
+  const auto& environment = comparison.environment;
+  if (environment.contains("interruption") && environment["interruption"].is_string()) {
+    texts.push_back(fmt::format("This comparison was {}: the rows of the others are missing.",
+                                environment["interruption"].get<std::string>()));
+  }
+  const auto machine = environment.find("machine");
+  if (machine == environment.end() || !machine->is_object()) return texts;
+  const auto number = [&machine](const char* name) {
+    const auto found = machine->find(name);
+    return found != machine->end() && found->is_number() ? found->get<double>() : 0.0;
+  };
+  if (const double load = number("load_average"); is_busy(load, number("usable_cores"))) {
+    texts.push_back(fmt::format(
+        "Other work was running on the machine when this began (load average {:.1f}): the times "
+        "are longer and spread more than they would alone.",
+        load));
+  }
+  return texts;
+}
+
 }  // namespace
 
 std::string findings_list(const std::vector<Comparison>& comparisons) {
@@ -126,6 +150,7 @@ std::string findings_list(const std::vector<Comparison>& comparisons) {
   for (std::size_t i = 0; i < comparisons.size(); ++i) {
     const Comparison& comparison = comparisons[i];
     std::string list;
+    for (const std::string& reservation : reservations(comparison)) list += item(reservation);
     const auto [proven, all] = proven_and_all(comparison);
     if (all > 0) {
       list +=
