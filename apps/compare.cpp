@@ -189,21 +189,17 @@ void add_compare_command(CLI::App& application) {
       ->description("Cores in total, the same for every mode (default: all usable ones)");
   add_output_options(command, options->common);
   command.footer(
-      "Each mode and dtype runs in fresh processes. All have the same number of cores in total: "
-      "`none`\n"
-      "is one rank on all of them, N ranks have a share each. A row counts only if its "
-      "communication\n"
-      "counters equal the plan's closed form, nothing was allocated before its model, and its "
-      "logits\n"
-      "agree with `none`. DIR gets compare.csv, compare.json and report.html. Times are medians "
-      "with\n"
-      "the number of samples and [min, max]; GB are 10^9 bytes.\n"
+      "Each mode and dtype runs in fresh processes. All have the same number of cores in total:\n"
+      "`none` is one rank on all of them, N ranks have a share each. A row counts only if its\n"
+      "communication counters equal the plan's closed form, nothing was allocated before its\n"
+      "model, and its logits agree with `none`. DIR gets compare.csv, compare.json and\n"
+      "report.html, also when an interrupt ends the comparison early. Times are medians with the\n"
+      "number of samples and [min, max]; GB are 10^9 bytes.\n"
       "\n"
       "Examples:\n"
       "  portolan compare --quick\n"
       "  portolan compare --out results\n"
-      "  portolan compare --preset llama-13b --layers 4 --modes none,tp --ranks 2,4,8 --dtypes "
-      "bf16\n"
+      "  portolan compare --preset llama-13b --modes none,tp --ranks 2,4,8 --dtypes bf16\n"
       "  portolan compare --protocol fair,published --dtypes f32 --out beside");
   command.callback([options] { run_compare(*options); });
 }
