@@ -44,7 +44,7 @@ void print_opening(const CompareSettings& settings, const Machine& machine, Prog
   progress.milestone(fmt::format("{}: {} of {} cores, {} job{} into {}", machine.host.cpu_model,
                                  settings.cores, machine.usable_cores, jobs, jobs == 1 ? "" : "s",
                                  settings.out.string()));
-  if (machine.load_average > 0.5 * machine.usable_cores) {
+  if (is_busy(machine.load_average, machine.usable_cores)) {
     progress.milestone(
         fmt::format("other work is running here (load average {:.1f}): expect longer times with "
                     "more spread",
@@ -81,7 +81,10 @@ void warn_of_memory(const CompareSettings& settings, const Machine& machine, Pro
 }
 
 /// Says what does not hold, when something does not: the rows themselves are in the table.
-void report_refusals(const ComparisonResult& result) {
+void report_problems(const ComparisonResult& result) {
+  if (!result.interruption.empty()) {
+    throw Error(result.interruption + "; the ranks were ended");
+  }
   const auto refused = std::count_if(
       result.rows.begin(), result.rows.end(),
       [](const CompareRow& row) { return row.protocol == Protocol::fair && !row.proven; });
@@ -113,11 +116,16 @@ void run_compare(const CompareOptions& options) {
   print_opening(settings, machine, progress);
   warn_of_memory(settings, machine, progress);
   ComparisonRun run(settings, launcher, own_path(), progress);
-  ComparisonResult result = run.run();
+  const ComparisonResult result = run.run();
+  if (result.rows.empty()) {
+    progress.clear();
+    report_problems(result);
+  }
 
   Comparison comparison;
   comparison.environment =
       describe_environment(settings, machine, launcher.version, own_command_line(), date);
+  if (!result.interruption.empty()) comparison.environment["interruption"] = result.interruption;
   comparison.environment["jobs"] = result.jobs;
   comparison.rows = result.rows;
   const std::string document = to_json(comparison).dump(2) + "\n";
@@ -134,7 +142,7 @@ void run_compare(const CompareOptions& options) {
         text_table(comparison.rows), settings.out.string());
   }
   std::fflush(stdout);
-  report_refusals(result);
+  report_problems(result);
 }
 
 CLI::Option* add_text(CLI::App& command, const std::string& name, const std::string& value_name,
@@ -181,21 +189,17 @@ void add_compare_command(CLI::App& application) {
       ->description("Cores in total, the same for every mode (default: all usable ones)");
   add_output_options(command, options->common);
   command.footer(
-      "Each mode and dtype runs in fresh processes. All have the same number of cores in total: "
-      "`none`\n"
-      "is one rank on all of them, N ranks have a share each. A row counts only if its "
-      "communication\n"
-      "counters equal the plan's closed form, nothing was allocated before its model, and its "
-      "logits\n"
-      "agree with `none`. DIR gets compare.csv, compare.json and report.html. Times are medians "
-      "with\n"
-      "the number of samples and [min, max]; GB are 10^9 bytes.\n"
+      "Each mode and dtype runs in fresh processes. All have the same number of cores in total:\n"
+      "`none` is one rank on all of them, N ranks have a share each. A row counts only if its\n"
+      "communication counters equal the plan's closed form, nothing was allocated before its\n"
+      "model, and its logits agree with `none`. DIR gets compare.csv, compare.json and\n"
+      "report.html, also when an interrupt ends the comparison early. Times are medians with the\n"
+      "number of samples and [min, max]; GB are 10^9 bytes.\n"
       "\n"
       "Examples:\n"
       "  portolan compare --quick\n"
       "  portolan compare --out results\n"
-      "  portolan compare --preset llama-13b --layers 4 --modes none,tp --ranks 2,4,8 --dtypes "
-      "bf16\n"
+      "  portolan compare --preset llama-13b --modes none,tp --ranks 2,4,8 --dtypes bf16\n"
       "  portolan compare --protocol fair,published --dtypes f32 --out beside");
   command.callback([options] { run_compare(*options); });
 }

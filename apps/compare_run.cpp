@@ -58,7 +58,7 @@ ComparisonResult ComparisonRun::run() {
   const std::vector<CompareJob> jobs = plan_jobs(settings_);
   job_count_ = jobs.size();
   const TemporaryFolder folder(settings_.out);
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
+  for (std::size_t i = 0; i < jobs.size() && result_.interruption.empty(); ++i) {
     run_job(jobs[i], i + 1, folder.path());
     compare_logits(result_.rows, samples_);
   }
@@ -97,7 +97,11 @@ void ComparisonRun::run_job(const CompareJob& job, std::size_t number,
   show_activity(state);
   const ProcessResult process = run_process(request);
   progress_.clear();
-  if (process.interrupted_by != 0) throw Error(process.describe() + "; the ranks were ended");
+  if (process.interrupted_by != 0) {
+    result_.interruption =
+        fmt::format("{} after {} of {} jobs", process.describe(), number - 1, job_count_);
+    return;
+  }
 
   std::string failure;
   if (process.succeeded()) {

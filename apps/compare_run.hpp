@@ -18,10 +18,14 @@ struct ComparisonResult {
   /// For each job what its worker said of itself: transport, binding, backend, ...
   nlohmann::ordered_json jobs = nlohmann::ordered_json::array();
   int failed_jobs = 0;
+  /// "interrupted by signal 2 (Interrupt) after 3 of 8 jobs", or empty when all jobs had their
+  /// turn.
+  std::string interruption;
 };
 
 /// Runs the jobs one after the other, each in fresh processes, and checks what they measure. A job
-/// that fails gives refused rows, and the next one follows. Throws Error when interrupted.
+/// that fails gives refused rows, and the next one follows. An interrupt ends the present job,
+/// gives it no rows, and leaves those of the jobs before it.
 class ComparisonRun {
  public:
   /// `binary` is the program that knows `compare-worker`. The references must outlive the object.

@@ -12,8 +12,9 @@ namespace portolan {
 namespace {
 
 constexpr std::array<std::string_view, 11> kHeader{
-    "mode",     "dtype",       "ranks", "length",    "time s (n) [min, max]", "/ floor", "/ none",
-    "alloc GB", "resident GB", "comm",  "max |diff|"};
+    "mode",      "dtype",  "ranks x threads", "length",      "time s (n) [min, max]",
+    "/ floor",   "/ none", "alloc GB",        "resident GB", "comm",
+    "max |diff|"};
 /// Names stand on the left of their column, numbers on the right.
 constexpr std::size_t kNameColumns = 3;
 
@@ -34,7 +35,7 @@ Cells cells_of(const CompareRow& row, const std::vector<CompareRow>& rows) {
           or_dash(time_over_none(row, rows), ratio_text),
           or_dash(largest(row.memory.allocated_peak), gigabytes_text),
           or_dash(largest(row.memory.resident_peak), gigabytes_text),
-          or_dash(communication_share(row), percent_text),
+          row.ranks > 1 ? or_dash(communication_share(row), percent_text) : "-",
           or_dash(row.max_abs_difference, number_text)};
 }
 
@@ -46,6 +47,25 @@ std::string line_of(const Cells& cells, const std::array<std::size_t, kHeader.si
                              : fmt::format("{:>{}}", cells[i], widths[i]);
   }
   return line;
+}
+
+/// What the columns' short names mean.
+std::string legend(const std::vector<CompareRow>& rows) {
+  std::string text =
+      "/ floor: over the time of the model's matrix products alone; GB: peaks, of the rank with "
+      "the "
+      "most\n";
+  std::optional<double> largest_logit;
+  for (const CompareRow& row : rows) {
+    if (row.largest_logit)
+      largest_logit = std::max(largest_logit.value_or(0.0), *row.largest_logit);
+  }
+  if (largest_logit) {
+    text += fmt::format(
+        "|diff|: of the logits, up to {}, from those of none in the same dtype (of none: in f32)\n",
+        number_text(*largest_logit));
+  }
+  return text;
 }
 
 std::string csv_quoted(std::string_view text) {
@@ -139,6 +159,7 @@ std::string text_table(const std::vector<CompareRow>& rows) {
     text += line_of(lines[i + 1], widths) + "\n";
     if (!rows[i].proven) text += "  refused: " + rows[i].reason + "\n";
   }
+  text += legend(rows);
   const bool published = std::any_of(rows.begin(), rows.end(), [](const CompareRow& row) {
     return row.protocol == Protocol::published;
   });

@@ -29,4 +29,9 @@ struct Machine {
 [[nodiscard]] Machine describe_machine();
 [[nodiscard]] nlohmann::ordered_json to_json(const Machine& machine);
 
+/// Whether other work on a machine disturbs what is timed there.
+[[nodiscard]] constexpr bool is_busy(double load_average, double usable_cores) {
+  return load_average > 0.5 * usable_cores;
+}
+
 }  // namespace portolan

@@ -72,8 +72,9 @@ std::string plot_script(const LinePlot& plot) {
                         gnuplot_quoted(plot.y_label));
   if (axis.logarithmic) script += "set logscale x 2\n";
   script += fmt::format("set xrange [{:g}:{:g}]\nset xtics ({})\n", axis.low, axis.high, tics);
-  script += plot.from_zero ? "set yrange [0:*]\nset offsets graph 0, graph 0, graph 0.06, graph 0\n"
-                           : "set offsets graph 0, graph 0, graph 0.1, graph 0.1\n";
+  script += plot.from_zero
+                ? "set yrange [0:*]\nset offsets graph 0, graph 0, graph 0.06, graph 0\n"
+                : "set yrange [0<*:*]\nset offsets graph 0, graph 0, graph 0.1, graph 0.1\n";
   std::string clauses;
   if (plot.reference) {
     clauses = fmt::format("{} with lines lc rgb '#9aa5b1' lw 1 dt 2 notitle", *plot.reference);

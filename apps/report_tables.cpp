@@ -64,6 +64,7 @@ void add_members(HtmlTable& table, const std::string& prefix, const nlohmann::or
     std::string label = name;
     std::replace(label.begin(), label.end(), '_', ' ');
     if (!prefix.empty()) label = prefix + ": " + label;
+    if (name == "jobs") continue;  // each has a line of its own
     if (name == "memory_bytes" && member.is_number()) {
       table.add({"machine: memory", fmt::format("{:.1f} GB", member.get<double>() / 1e9)});
     } else if (member.is_array() || !member.is_structured()) {
@@ -78,7 +79,7 @@ void add_members(HtmlTable& table, const std::string& prefix, const nlohmann::or
 std::string rows_table(const Comparison& comparison) {
   HtmlTable table(
       {"mode", "dtype", "ranks × threads", "length", "time s (n) [min, max]", "× floor", "× none",
-       "allocated GB", "reserved GB", "resident GB", "communication", "largest |Δ logit|"},
+       "allocated GB", "reserved GB", "resident GB", "communication", "largest logit difference"},
       2);
   for (const CompareRow& row : comparison.rows) {
     if (row.protocol != Protocol::fair) continue;
@@ -142,7 +143,7 @@ std::string machines_table(const std::vector<Comparison>& comparisons) {
 }
 
 std::string published_table(const std::vector<Comparison>& comparisons) {
-  HtmlTable table({"source", "length", "TP s", "SP s", "SP / TP", "TP GB", "SP GB", "TP − SP GB"},
+  HtmlTable table({"source", "length", "TP s", "SP s", "SP / TP", "TP GB", "SP GB", "TP − SP MB"},
                   1);
   for (const PublishedTable& published : published_sequence_parallel_tables()) {
     for (const PublishedPoint& point : published.points) {
@@ -151,7 +152,7 @@ std::string published_table(const std::vector<Comparison>& comparisons) {
            fmt::format("{:.2f}", point.tp_s), fmt::format("{:.2f}", point.sp_s),
            fmt::format("{:.2f}", point.sp_s / point.tp_s),
            fmt::format("{:.2f}", point.tp_gigabytes), fmt::format("{:.2f}", point.sp_gigabytes),
-           fmt::format("{:.2f}", point.tp_gigabytes - point.sp_gigabytes)},
+           fmt::format("{:.0f}", 1e3 * (point.tp_gigabytes - point.sp_gigabytes))},
           "published");
     }
     table.add_remark(fmt::format("{}: {}. Memory: {}.", published.hardware, published.experiment,
@@ -169,7 +170,7 @@ std::string published_table(const std::vector<Comparison>& comparisons) {
                    fmt::format("{:.2f}", sp->time_s->median / tp->time_s->median),
                    fmt::format("{:.3f}", static_cast<double>(tp_bytes) / 1e9),
                    fmt::format("{:.3f}", static_cast<double>(sp_bytes) / 1e9),
-                   fmt::format("{:.3f}", static_cast<double>(tp_bytes - sp_bytes) / 1e9)});
+                   megabytes_text(tp_bytes - sp_bytes)});
       }
       if (pairs.empty()) continue;
       const CompareRow& row = *pairs.front().first;

@@ -10,6 +10,7 @@
 
 #include "apps/comparison_table.hpp"
 #include "apps/html.hpp"
+#include "apps/machine.hpp"
 #include "apps/published_results.hpp"
 #include "apps/report_plots.hpp"
 
@@ -119,6 +120,29 @@ std::string agreement_finding(const Comparison& comparison, const std::string& d
       dtype, number_text(worst));
 }
 
+/// What a reader has to know before believing the rows.
+std::vector<std::string> reservations(const Comparison& comparison) {
+  std::vector<std::string> texts;
+  const auto& environment = comparison.environment;
+  if (environment.contains("interruption") && environment["interruption"].is_string()) {
+    texts.push_back(fmt::format("This comparison was {}: the rows of the others are missing.",
+                                environment["interruption"].get<std::string>()));
+  }
+  const auto machine = environment.find("machine");
+  if (machine == environment.end() || !machine->is_object()) return texts;
+  const auto number = [&machine](const char* name) {
+    const auto found = machine->find(name);
+    return found != machine->end() && found->is_number() ? found->get<double>() : 0.0;
+  };
+  if (const double load = number("load_average"); is_busy(load, number("usable_cores"))) {
+    texts.push_back(fmt::format(
+        "Other work was running on the machine when this began (load average {:.1f}): the times "
+        "are longer and spread more than they would alone.",
+        load));
+  }
+  return texts;
+}
+
 }  // namespace
 
 std::string findings_list(const std::vector<Comparison>& comparisons) {
@@ -126,6 +150,7 @@ std::string findings_list(const std::vector<Comparison>& comparisons) {
   for (std::size_t i = 0; i < comparisons.size(); ++i) {
     const Comparison& comparison = comparisons[i];
     std::string list;
+    for (const std::string& reservation : reservations(comparison)) list += item(reservation);
     const auto [proven, all] = proven_and_all(comparison);
     if (all > 0) {
       list +=
@@ -196,12 +221,11 @@ std::string method_section(const Comparison& comparison) {
   }
   return fmt::format(
       "<p>Each mode and dtype ran in fresh processes, in shuffled order, on the same number of "
-      "cores "
-      "in total: <em>none</em> is one rank on all of them. Times are medians of {} forward{} after "
-      "warming up, from a barrier to the last rank's end; the bars reach from the fastest to the "
-      "slowest. <em>× floor</em> divides by the time that the model's matrix products take alone, "
-      "<em>× none</em> by the time of <em>none</em>. Memory is that of the rank with the most: "
-      "<em>allocated</em> and <em>reserved</em> are the peaks of Portolan's allocator, "
+      "cores in total: <em>none</em> is one rank on all of them. Times are medians of {} forward{} "
+      "after warming up, from a barrier to the last rank's end; the bars reach from the fastest to "
+      "the slowest. <em>× floor</em> divides by the time that the model's matrix products take "
+      "alone, <em>× none</em> by the time of <em>none</em>. Memory is that of the rank with the "
+      "most: <em>allocated</em> and <em>reserved</em> are the peaks of Portolan's allocator, "
       "<em>resident</em> the peak that the operating system counts, libraries included. A GB is "
       "10<sup>9</sup> bytes. Weights and tokens are random, the same in every mode.</p>\n",
       count, count == "one" ? "" : "s");
@@ -210,21 +234,18 @@ std::string method_section(const Comparison& comparison) {
 std::string protocol_section() {
   return "<p>The published tests run SP first and TP second in one process, take one forward per "
          "length without warming up, and read the process' peak afterwards. The same order of "
-         "events "
-         "was repeated here with Portolan, beside the fair one. Two things show: a first forward "
-         "pays for what later ones find ready (pages, buffers, prepared products), and whatever "
-         "runs "
-         "second is charged for the model that is still there. These rows are drawn to show that, "
-         "and count as nothing else.</p>\n";
+         "events was repeated here with Portolan, beside the fair one. Two things show: a first "
+         "forward pays for what later ones find ready (pages, buffers, prepared products), and "
+         "whatever runs second is charged for the model that is still there. These rows are drawn "
+         "to show that, and count as nothing else.</p>\n";
 }
 
 std::string comparability_section() {
   return fmt::format(
       "<p>Sequence parallelism joined to tensor parallelism was added to IBM's Foundation Model "
-      "Stack "
-      "in <cite>{}</cite>. Its authors published their tests and job scripts beside their numbers, "
-      "and only that makes the following reading possible. Each point says what is on record, and "
-      "what we infer from it.</p>\n"
+      "Stack in <cite>{}</cite>. Its authors published their tests and job scripts beside their "
+      "numbers, and only that makes the following reading possible. Each point says what is on "
+      "record, and what we infer from it.</p>\n"
       "<dl>\n"
       "<div><dt>GPU memory: the level of the TP column</dt>\n"
       "<dd><b>On record.</b> TP minus SP is 13.74 GB at 256, at 512 and at 1024 tokens. Half of "
@@ -245,8 +266,7 @@ std::string comparability_section() {
       "<dd><b>On record.</b> TP takes 1.64, 1.75 and 1.65 times as long as SP. An all-reduce moves "
       "the same bytes as a reduce-scatter and an all-gather, so both modes send equally much, and "
       "the ratio does not grow with the length. <b>Inference.</b> Less traffic cannot be the "
-      "cause. "
-      "The published material does not settle what is, so no such ratio should be expected "
+      "cause. The published material does not settle what is, so no such ratio should be expected "
       "elsewhere.</dd></div>\n"
       "<div><dt>One forward per point</dt>\n"
       "<dd><b>On record.</b> Every number is a single forward; on the GPUs SP had a tiny warm-up "
@@ -260,11 +280,9 @@ std::string comparability_section() {
       "<div><dt>Ring attention</dt>\n"
       "<dd><b>On record.</b> The study in <cite>{}</cite> reports about {:.0f} ms on one GPU and "
       "about {:.0f} ms on four NVIDIA L40S for LLaMA 3 8B with up to {} tokens (1.5 times as "
-      "fast), "
-      "and the same output as one GPU. <b>Inference.</b> Model, lengths and devices are others "
-      "than "
-      "here. Only the last can be set beside our rows: the logits of ring attention agree with "
-      "those of one rank.</dd></div>\n"
+      "fast), and the same output as one GPU. <b>Inference.</b> Model, lengths and devices are "
+      "others than here. Only the last can be set beside our rows: the logits of ring attention "
+      "agree with those of one rank.</dd></div>\n"
       "<div><dt>This page</dt>\n"
       "<dd>Seconds of different machines say little about each other. What can be compared across "
       "them are the ratios between modes, how they change with the length, calls and bytes per "

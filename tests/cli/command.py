@@ -23,7 +23,7 @@ def clean_environment(**variables):
     return environment
 
 
-def run(*arguments, timeout=120, cwd=None, **variables):
+def run(*arguments, timeout=600, cwd=None, **variables):
     return subprocess.run([PORTOLAN, *map(str, arguments)], capture_output=True, text=True,
                           timeout=timeout, cwd=cwd, env=clean_environment(**variables))
 

@@ -247,10 +247,10 @@ class FakeRun(CompareTest):
             time.sleep(0.02)
         self.fail("the job did not start")
 
-    def start(self, what):
-        trouble = json.dumps({"mode": "tp", "dtype": "f32", "what": what})
+    def start(self, what, modes="tp", trouble_mode="tp"):
+        trouble = json.dumps({"mode": trouble_mode, "dtype": "f32", "what": what})
         return subprocess.Popen(
-            [PORTOLAN, "compare", *SMALL, "--modes", "tp", "--dtypes", "f32", "--out",
+            [PORTOLAN, "compare", *SMALL, "--modes", modes, "--dtypes", "f32", "--out",
              str(self.out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
             env=clean_environment(PATH=self.path, FAKE_TROUBLE=trouble,
@@ -283,6 +283,29 @@ class FakeRun(CompareTest):
                 self.assertRegex(errors, r"portolan: error: interrupted by signal \d+ .*\n\Z")
                 self.assert_gone(pids)
                 self.assertEqual(os.listdir(self.out), [])
+
+    def test_interrupt_keeps_the_rows_of_the_jobs_before_it(self):
+        # Jobs run in shuffled order: of two, the one or the other is the second.
+        reports = []
+        for mode in ("tp", "none"):
+            self.out = self.base / mode
+            (self.base / "pids").unlink(missing_ok=True)
+            process = self.start("hang", modes="none,tp", trouble_mode=mode)
+            self.wait_for_pids(process)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 1, errors)
+            if not os.listdir(self.out):
+                self.assertIn("after 0 of 2 jobs; the ranks were ended", errors)
+                self.assertEqual(output, "")
+                continue
+            self.assertIn("after 1 of 2 jobs; the ranks were ended", errors)
+            self.assertIn("after 1 of 2 jobs", self.results()["environment"]["interruption"])
+            self.assertEqual({row["mode"] for row in self.results()["rows"]}, {"none", "tp"} - {mode})
+            Page(self.out / "report.html").check(self)
+            reports.append((self.out / "report.html").read_text(encoding="utf-8"))
+        self.assertEqual(len(reports), 1)
+        self.assertIn("the rows of the others are missing", reports[0])
 
     def test_launcher_does_not_outlive_a_killed_comparison(self):
         process = self.start("hang")

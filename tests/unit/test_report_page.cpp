@@ -7,6 +7,7 @@
 #include "apps/gnuplot.hpp"
 #include "apps/html.hpp"
 #include "apps/report_plots.hpp"
+#include "apps/report_text.hpp"
 #include "core/error.hpp"
 
 namespace portolan {
@@ -60,6 +61,26 @@ TEST(ReportPlots, LineScriptHoldsDataRangesAndQuotedText) {
   EXPECT_TRUE(contains(script, "set yrange [0:*]"));
   EXPECT_FALSE(contains(script, "logscale"));
   EXPECT_TRUE(contains(plot_script(two_points(16, 8192)), "set logscale x 2"));
+}
+
+TEST(ReportPlots, AnAxisThatHoldsJustTheValuesDoesNotGoBelowZero) {
+  LinePlot plot = two_points(256, 512);
+  plot.from_zero = false;
+  EXPECT_TRUE(contains(plot_script(plot), "set yrange [0<*:*]"));
+}
+
+TEST(ReportText, FindingsBeginWithWhatWeakensThem) {
+  Comparison comparison;
+  comparison.environment["machine"] = {{"load_average", 3.0}, {"usable_cores", 2}};
+  comparison.environment["interruption"] = "interrupted by signal 2 (Interrupt) after 1 of 8 jobs";
+  const std::string disturbed = findings_list({comparison});
+  EXPECT_TRUE(contains(disturbed, "after 1 of 8 jobs"));
+  EXPECT_TRUE(contains(disturbed, "load average 3.0"));
+  comparison.environment["machine"]["load_average"] = 0.3;
+  comparison.environment.erase("interruption");
+  EXPECT_EQ(findings_list({comparison}), "");
+  comparison.environment["machine"]["load_average"] = "unknown";
+  EXPECT_EQ(findings_list({comparison}), "");
 }
 
 TEST(ReportPlots, SeriesStandSideBySideSoThatTheirBarsDoNotHideEachOther) {
