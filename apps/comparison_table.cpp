@@ -48,6 +48,13 @@ std::string line_of(const Cells& cells, const std::array<std::size_t, kHeader.si
   return line;
 }
 
+template <typename T>
+std::string or_empty(const std::optional<T>& value) {
+  return value ? fmt::format("{}", *value) : std::string{};
+}
+
+}  // namespace
+
 std::string csv_quoted(std::string_view text) {
   if (text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
   std::string result = "\"";
@@ -57,13 +64,6 @@ std::string csv_quoted(std::string_view text) {
   }
   return result + "\"";
 }
-
-template <typename T>
-std::string or_empty(const std::optional<T>& value) {
-  return value ? fmt::format("{}", *value) : std::string{};
-}
-
-}  // namespace
 
 std::string number_text(double value) {
   const double magnitude = std::abs(value);
