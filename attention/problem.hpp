@@ -96,9 +96,6 @@ struct AttentionDropout {
       static_cast<std::uint32_t>(key.seed) ^ static_cast<std::uint32_t>(key.stream),
       static_cast<std::uint32_t>(key.seed >> 32) ^ static_cast<std::uint32_t>(key.stream >> 32));
 }
-[[nodiscard]] PORTOLAN_HOST_DEVICE inline std::uint32_t dropout_threshold(float probability) {
-  return static_cast<std::uint32_t>(static_cast<double>(probability) * 4294967296.0);
-}
 
 /// Work that a kernel did, for tests and benchmarks. A tile is a block of scores that the kernel
 /// computes as one.

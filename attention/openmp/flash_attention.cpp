@@ -195,42 +195,55 @@ class Worker {
     }
     const bool dropout = problem_.dropout.probability > 0.0F;
     if (dropout) find_kept(problem_.dropout, *heads_, tile, keys, kept_);
-    const int columns = (end - begin + 15) / 16 * 16;
     const bool pair = plan_.format == OperandFormat::pair;
-
     float* scores = floats(plan_.scratch.scores);
-    void* weights = pair ? static_cast<void*>(scratch_ + plan_.scratch.weights) : scores;
+    const SoftmaxTile softmax{
+        .scores = scores,
+        .pair_weights = pair ? static_cast<void*>(scratch_ + plan_.scratch.weights) : scores,
+        .stride = kKeyTile,
+        .rows = tile.rows,
+        .columns = (end - begin + 15) / 16 * 16,
+        .scale = scale(),
+        .seen = masked ? seen_.data() + begin / 8 : nullptr,
+        .kept = dropout ? kept_.data() + begin / 8 : nullptr,
+        .maximum = maximum_of(i),
+        .sums = sums_of(i),
+        .out = out_of(i),
+        .padded_dim = plan_.value_dim};
+    if (!plan_.in_place) return multiply(i, slot, begin, softmax);
+    multiply_in_place(i, key, begin, end, softmax);
+    return true;
+  }
+
+  /// Both products, from packed key columns `begin` and following on.
+  bool multiply(std::size_t i, std::size_t slot, int begin, const SoftmaxTile& softmax) {
     // A column of packed keys, and half a row of packed pairs of values, are 4 bytes wide.
-    if (plan_.in_place) {
-      row_scores(reinterpret_cast<const float*>(queries_of(i)), plan_.query_dim, tile.rows,
-                 RowPointers(problem_.k, *heads_, keys).source().slice(begin, end), scores);
-    } else if (!products_.scores(tile.rows, columns, queries_of(i), keys_of(slot) + begin * 4,
-                                 scores)) {
-      return false;
-    }
-    softmax_tile({.scores = scores,
-                  .pair_weights = weights,
-                  .stride = kKeyTile,
-                  .rows = tile.rows,
-                  .columns = columns,
-                  .scale = scale(),
-                  .seen = masked ? seen_.data() + begin / 8 : nullptr,
-                  .kept = dropout ? kept_.data() + begin / 8 : nullptr,
-                  .maximum = maximum_of(i),
-                  .sums = sums_of(i),
-                  .out = out_of(i),
-                  .padded_dim = plan_.value_dim},
-                 plan_.format);
-    if (plan_.in_place) {
-      accumulate_rows(scores, tile.rows,
-                      RowPointers(problem_.v, *heads_, keys).source().slice(begin, end),
-                      plan_.value_dim, out_of(i));
-      return true;
-    }
+    const std::byte* packed_keys = keys_of(slot) + begin * 4;
     const std::byte* packed_values =
         values_of(slot) + static_cast<std::size_t>(begin * plan_.value_dim) * plan_.element_bytes();
-    const int summed = pair ? (columns + 31) / 32 * 32 : columns;
-    return products_.accumulate(tile.rows, summed, weights, packed_values, out_of(i));
+    const int columns = softmax.columns;
+    if (!products_.scores(softmax.rows, columns, queries_of(i), packed_keys, softmax.scores)) {
+      return false;
+    }
+    softmax_tile(softmax, plan_.format);
+    const int summed = plan_.format == OperandFormat::pair ? (columns + 31) / 32 * 32 : columns;
+    return products_.accumulate(softmax.rows, summed, softmax.pair_weights, packed_values,
+                                out_of(i));
+  }
+
+  /// Both products, from keys [begin, end) of a tile where they are.
+  void multiply_in_place(std::size_t i, std::int64_t key, int begin, int end,
+                         const SoftmaxTile& softmax) const {
+    const RowPointers keys(problem_.k, *heads_, plan_.key_tiles[key]);
+    const RowPointers values(problem_.v, *heads_, plan_.key_tiles[key]);
+    const SourceRows seen_values = values.source().slice(begin, end);
+    row_scores(reinterpret_cast<const float*>(queries_of(i)), plan_.query_dim, softmax.rows,
+               keys.source().slice(begin, end), seen_values, softmax.scores);
+    softmax_tile(softmax, plan_.format);
+    const std::int64_t next = std::min(key + 1, plan_.key_tiles.size() - 1);
+    const RowPointers next_keys(problem_.k, *heads_, plan_.key_tiles[next]);
+    accumulate_rows(softmax.scores, softmax.rows, seen_values, next_keys.source(), plan_.value_dim,
+                    out_of(i));
   }
 
   /// The sign is in the queries; a scale of 0 too, so that this one stays positive.

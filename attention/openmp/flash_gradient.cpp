@@ -43,7 +43,7 @@ struct GradientRun {
         gradients(attention_gradients),
         mask(attention_problem),
         memory(scratch),
-        turns(static_cast<std::size_t>(plan.slots() * plan.key_tiles.size())) {}
+        turns(static_cast<std::size_t>(plan.key_heads_at_once() * plan.key_tiles.size())) {}
 
   const GradientPlan& plan;
   const AttentionProblem& problem;
@@ -62,9 +62,7 @@ class GradientWorker {
         plan_(run.plan),
         problem_(run.problem),
         thread_(thread),
-        scratch_(run.memory +
-                 static_cast<std::size_t>(plan_.slots() * plan_.key_tiles.size()) *
-                     plan_.key_scratch.bytes +
+        scratch_(run.memory + plan_.key_scratch_bytes() +
                  static_cast<std::size_t>(thread) * plan_.thread_scratch.bytes),
         scores_({.format = plan_.format,
                  .packed_stride = kGradientQueryTile,
@@ -123,10 +121,8 @@ class GradientWorker {
   }
 
   [[nodiscard]] std::byte* of_keys(std::int64_t tile, std::size_t part) const {
-    return run_.memory +
-           static_cast<std::size_t>(slot_ * plan_.key_tiles.size() + tile) *
-               plan_.key_scratch.bytes +
-           part;
+    const std::int64_t index = slot_ * plan_.key_slots() + plan_.key_slot(tile);
+    return run_.memory + static_cast<std::size_t>(index) * plan_.key_scratch.bytes + part;
   }
   [[nodiscard]] std::byte* of_queries(std::size_t tile, std::size_t part) const {
     return scratch_ + plan_.thread_scratch.query_tiles + tile * plan_.query_scratch.bytes + part;

@@ -36,6 +36,7 @@ GradientPlan::GradientPlan(const AttentionProblem& problem, int available_thread
   chunks_side_by_side = useful > 1 && key_heads > 0 && idle(useful) > kTolerableImbalance;
   const std::int64_t tasks = chunks_side_by_side ? key_heads * chunks : key_heads;
   threads = static_cast<int>(std::clamp<std::int64_t>(tasks, 1, useful));
+  place_key_tiles();
   place_scratch();
 }
 
@@ -73,6 +74,20 @@ void GradientPlan::list_visits() {
       visits_.push_back({tile, visitors_[static_cast<std::size_t>(tile)]++});
     }
     visits_begin_.push_back(visits_.size());
+  }
+}
+
+void GradientPlan::place_key_tiles() {
+  key_slots_.assign(visitors_.size(), 0);
+  std::vector<std::int32_t> free;
+  for (const Visit& visit : visits_) {
+    std::int32_t& slot = key_slots_[static_cast<std::size_t>(visit.key_tile)];
+    if (visit.turn == 0) {
+      slot = free.empty() ? key_slot_count_++ : free.back();
+      if (!free.empty()) free.pop_back();
+    }
+    // Chunks side by side do not visit in this order.
+    if (!chunks_side_by_side && visit.turn + 1 == visitors(visit.key_tile)) free.push_back(slot);
   }
 }
 
@@ -115,8 +130,7 @@ void GradientPlan::place_scratch() {
 }
 
 std::size_t GradientPlan::workspace_bytes() const {
-  return static_cast<std::size_t>(slots() * key_tiles.size()) * key_scratch.bytes +
-         static_cast<std::size_t>(threads) * thread_scratch.bytes;
+  return key_scratch_bytes() + static_cast<std::size_t>(threads) * thread_scratch.bytes;
 }
 
 }  // namespace portolan::flash

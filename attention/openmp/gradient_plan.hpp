@@ -47,7 +47,18 @@ struct GradientPlan {
   }
   [[nodiscard]] std::size_t element_bytes() const { return format == OperandFormat::pair ? 2 : 4; }
   /// Key heads that are worked on at a time.
-  [[nodiscard]] std::int64_t slots() const { return chunks_side_by_side ? key_heads : threads; }
+  [[nodiscard]] std::int64_t key_heads_at_once() const {
+    return chunks_side_by_side ? key_heads : threads;
+  }
+  /// Where the scratch of a key tile is among those of its key head. A single thread uses that of
+  /// tiles that all their chunks have visited again, so that a window needs little.
+  [[nodiscard]] std::int64_t key_slot(std::int64_t key_tile) const {
+    return key_slots_[static_cast<std::size_t>(key_tile)];
+  }
+  [[nodiscard]] std::int64_t key_slots() const { return key_slot_count_; }
+  [[nodiscard]] std::size_t key_scratch_bytes() const {
+    return static_cast<std::size_t>(key_heads_at_once() * key_slot_count_) * key_scratch.bytes;
+  }
   [[nodiscard]] std::size_t workspace_bytes() const;
 
   /// Parts of the scratch of a key tile, in bytes.
@@ -89,11 +100,14 @@ struct GradientPlan {
 
  private:
   void list_visits();
+  void place_key_tiles();
   void place_scratch();
 
   std::vector<Visit> visits_;
   std::vector<std::size_t> visits_begin_;  // [chunks + 1]
   std::vector<std::int32_t> visitors_;
+  std::vector<std::int32_t> key_slots_;
+  std::int32_t key_slot_count_ = 0;
 };
 
 }  // namespace portolan::flash

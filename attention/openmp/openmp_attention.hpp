@@ -21,8 +21,9 @@ namespace portolan {
     AttentionMethod method = AttentionMethod::flash);
 
 /// Its gradient: weights recomputed from the log-sum-exp tile by tile, five products a tile.
-/// Scratch is, for each key head that is worked on at a time (as many as threads, or all of them
-/// where there are fewer), five times its keys in f32.
+/// Scratch is five times the keys in f32 of each key head that is worked on at a time: one a
+/// thread, or all of them where there are fewer than threads. With a window it is those keys that
+/// are in reach.
 [[nodiscard]] std::unique_ptr<AttentionBackwardKernel> make_openmp_flash_attention_backward(
     AttentionMethod method = AttentionMethod::flash);
 

@@ -62,7 +62,6 @@ HWY_INLINE hn::Vec<Words> pair_bfloat16(hn::Vec<Floats> low, hn::Vec<Floats> hig
 
 /// The lanes whose bits are set, from column `column`, a multiple of the lanes, of a row of bits.
 HWY_INLINE hn::Mask<Floats> load_bits(const std::uint8_t* row, int column) {
-  static_assert(kLanes >= 4);
   const std::uint8_t* bits = row + column / 8;
   if constexpr (kLanes >= 8) return hn::LoadMaskBits(kFloats, bits);
   alignas(8) std::uint8_t shifted[8] = {static_cast<std::uint8_t>(*bits >> (column % 8))};

@@ -24,7 +24,7 @@ void check(const GradientCase& test_case) {
 
 TEST(AttentionOpenmpForward, RandomProblems) {
   std::mt19937_64 generator(12);
-  for (int trial = 0; trial < 250; ++trial) {
+  for (int trial = 0; trial < 150; ++trial) {
     const GradientCase c = testing_support::random_case(generator, 300);
     const OpenmpThreads threads(1 + trial % 4);
     SCOPED_TRACE("trial " + std::to_string(trial));
@@ -35,9 +35,9 @@ TEST(AttentionOpenmpForward, RandomProblems) {
 
 TEST(AttentionOpenmpForward, FewQueriesOverManyKeys) {
   std::mt19937_64 generator(13);
-  for (const std::int64_t query_tokens : {1, 2, 5, 17, 40}) {
-    for (const std::int64_t heads : {1, 6, 24}) {
-      for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+  for (const std::int64_t query_tokens : {1, 2, 5, 33}) {
+    for (const std::int64_t heads : {1, 6, 12}) {
+      for (const DType dtype : {DType::f32, DType::bf16}) {
         GradientCase c{.base = {.batch = 2,
                                 .query_tokens = query_tokens,
                                 .key_tokens = 2300,
