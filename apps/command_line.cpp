@@ -62,6 +62,7 @@ void describe(CLI::App& application) {
   add_logits_command(application);
   add_train_command(application);
   add_attention_command(application);
+  add_bench_command(application);
   add_worker_command(application);
 }
 

@@ -11,6 +11,8 @@ class App;
 namespace portolan {
 
 void add_attention_command(CLI::App& application);
+/// bench attention, bench ring.
+void add_bench_command(CLI::App& application);
 void add_compare_command(CLI::App& application);
 void add_info_command(CLI::App& application);
 void add_inspect_command(CLI::App& application);

@@ -23,26 +23,6 @@ constexpr std::int64_t kMostRepeats = 1000000;
 constexpr int kSampleRows = 16;
 constexpr int kFloorRepeats = 2;
 
-template <typename Number>
-std::vector<Number> parse_numbers(std::string_view option, const std::string& text,
-                                  std::int64_t maximum) {
-  std::vector<Number> numbers;
-  for (const std::string& item : parse_list(option, text)) {
-    numbers.push_back(static_cast<Number>(parse_integer(option, item, 1, maximum)));
-  }
-  std::sort(numbers.begin(), numbers.end());
-  require(std::adjacent_find(numbers.begin(), numbers.end()) == numbers.end(),
-          "{}: '{}' names a number twice", option, text);
-  return numbers;
-}
-
-std::vector<std::string> parse_names(std::string_view option, const std::string& text,
-                                     std::initializer_list<std::string_view> valid) {
-  std::vector<std::string> names = parse_list(option, text);
-  for (const std::string& name : names) require_one_of(option, name, valid);
-  return names;
-}
-
 void check_ranks(const CompareSettings& settings, int usable_cores) {
   std::vector<std::string> parallel;
   for (const std::string& mode : settings.modes) {
@@ -81,13 +61,16 @@ CompareSettings resolve_settings(const CompareOptions& options, int usable_cores
       parse_integer("--layers", options.layers.value_or(quick ? "1" : "2"), 1, kMostLayers);
   settings.batch =
       parse_integer("--batch", options.batch.value_or(quick ? "1" : "2"), 1, kMostBatch);
-  settings.seq_lens = parse_numbers<std::int64_t>(
+  settings.seq_lens = parse_integers(
       "--seq-lens", options.seq_lens.value_or(quick ? "128,256" : "256,512,1024"), kMostTokens);
   settings.modes = parse_names("--modes", options.modes.value_or("none,tp,sp,ring"),
                                {"none", "tp", "sp", "ring"});
   settings.dtypes =
       parse_names("--dtypes", options.dtypes.value_or("f32,bf16"), {"f32", "bf16", "f16"});
-  settings.ranks = parse_numbers<int>("--ranks", options.ranks.value_or("2"), kMostRanks);
+  for (const std::int64_t ranks :
+       parse_integers("--ranks", options.ranks.value_or("2"), kMostRanks)) {
+    settings.ranks.push_back(static_cast<int>(ranks));
+  }
   settings.warmup =
       static_cast<int>(parse_integer("--warmup", options.warmup.value_or("1"), 0, kMostRepeats));
   settings.repeat = static_cast<int>(

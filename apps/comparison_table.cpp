@@ -68,6 +68,13 @@ std::string legend(const std::vector<CompareRow>& rows) {
   return text;
 }
 
+template <typename T>
+std::string or_empty(const std::optional<T>& value) {
+  return value ? fmt::format("{}", *value) : std::string{};
+}
+
+}  // namespace
+
 std::string csv_quoted(std::string_view text) {
   if (text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
   std::string result = "\"";
@@ -77,13 +84,6 @@ std::string csv_quoted(std::string_view text) {
   }
   return result + "\"";
 }
-
-template <typename T>
-std::string or_empty(const std::optional<T>& value) {
-  return value ? fmt::format("{}", *value) : std::string{};
-}
-
-}  // namespace
 
 std::string number_text(double value) {
   const double magnitude = std::abs(value);

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "apps/comparison.hpp"
@@ -10,6 +11,8 @@
 /// Rows as text: for a terminal, for spreadsheets, and the cells that the page shares with them.
 namespace portolan {
 
+/// A field of a CSV file, in quotes where RFC 4180 wants them.
+[[nodiscard]] std::string csv_quoted(std::string_view text);
 /// Three significant digits, without an exponent where that stays short: "0.612", "16.8",
 /// "1.23e-07".
 [[nodiscard]] std::string number_text(double value);

@@ -166,6 +166,25 @@ std::int64_t parse_integer(std::string_view option, std::string_view text, std::
   return value;
 }
 
+std::vector<std::int64_t> parse_integers(std::string_view option, std::string_view text,
+                                         std::int64_t maximum) {
+  std::vector<std::int64_t> numbers;
+  for (const std::string& item : parse_list(option, text)) {
+    numbers.push_back(parse_integer(option, item, 1, maximum));
+  }
+  std::sort(numbers.begin(), numbers.end());
+  require(std::adjacent_find(numbers.begin(), numbers.end()) == numbers.end(),
+          "{}: '{}' names a number twice", option, printable(text));
+  return numbers;
+}
+
+std::vector<std::string> parse_names(std::string_view option, std::string_view text,
+                                     std::initializer_list<std::string_view> valid) {
+  std::vector<std::string> names = parse_list(option, text);
+  for (const std::string& name : names) require_one_of(option, name, valid);
+  return names;
+}
+
 double parse_positive_number(std::string_view option, std::string_view text) {
   double value = 0.0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);

@@ -66,6 +66,14 @@ void require_one_of(std::string_view option, std::string_view value,
 [[nodiscard]] std::int64_t parse_integer(std::string_view option, std::string_view text,
                                          std::int64_t minimum, std::int64_t maximum);
 
+/// "4,1,2": whole numbers from 1 to `maximum`, each once; in ascending order. Throws UsageError.
+[[nodiscard]] std::vector<std::int64_t> parse_integers(std::string_view option,
+                                                       std::string_view text, std::int64_t maximum);
+
+/// "a,b": items of `valid`, each once. Throws UsageError.
+[[nodiscard]] std::vector<std::string> parse_names(std::string_view option, std::string_view text,
+                                                   std::initializer_list<std::string_view> valid);
+
 /// A finite number greater than 0, in decimal. Throws UsageError otherwise.
 [[nodiscard]] double parse_positive_number(std::string_view option, std::string_view text);
 

@@ -10,7 +10,7 @@ import unittest
 
 from command import DATA, PORTOLAN, CommandTest, clean_environment, run
 
-COMMANDS = ("compare", "report", "info", "inspect", "plan", "logits", "attention")
+COMMANDS = ("compare", "report", "info", "inspect", "plan", "logits", "attention", "bench")
 
 
 class Usage(CommandTest):

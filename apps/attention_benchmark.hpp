@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "attention/attention.hpp"
+#include "core/weight.hpp"
+
+/// Measurement of one attention kernel at a time beside the device's matrix products.
+namespace portolan {
+
+/// Causal self-attention of random operands.
+struct AttentionBenchmarkCase {
+  AttentionMethod method = AttentionMethod::flash;
+  AttentionPass pass = AttentionPass::forward;
+  DType dtype = DType::f32;
+  std::int64_t batch = 1;
+  std::int64_t heads = 1;
+  std::int64_t key_heads = 1;
+  std::int64_t head_dim = 64;
+  std::int64_t length = 256;
+  std::int64_t window = 256;  ///< of the window method
+  std::int64_t block = 64;    ///< rows and columns of a block of the block-sparse method
+};
+
+struct AttentionBenchmarkRow {
+  AttentionBenchmarkCase setting;
+  /// Empty if it was measured, else why not: "out of memory", or the kernel's reason.
+  std::string refusal = {};
+  std::vector<double> samples_s = {};
+  /// Most that the device's allocator held at a time above the operands and results.
+  std::int64_t peak_bytes = 0;
+  /// Of the scores that the mask leaves: 2 products forward, 5 backward.
+  double flops = 0.0;
+  /// FLOP/s of a large matrix product between the samples, median.
+  double product_rate = 0.0;
+  double max_error = 0.0;  ///< of sampled elements, against f64
+
+  [[nodiscard]] double median_s() const;
+  [[nodiscard]] double rate() const { return flops / median_s(); }
+};
+
+struct AttentionBenchmarkLimits {
+  int repeat = 7;                 ///< samples of a row at most
+  double seconds = 1.0;           ///< of a row; no sample starts later, except the first
+  std::int64_t memory_bytes = 0;  ///< scratch of a kernel beyond that is "out of memory"
+};
+
+/// A large product of the device in a dtype, whose rate is what attention can be compared with.
+class MatrixProduct {
+ public:
+  MatrixProduct(DType dtype, Device device);
+  void run() const;
+  [[nodiscard]] double flops() const;
+
+ private:
+  Tensor x_;
+  Weight weight_;
+  Tensor out_;
+};
+
+/// Never throws because of memory or a kernel that refuses: that is the row's result.
+[[nodiscard]] AttentionBenchmarkRow measure_attention(const AttentionBenchmarkCase& setting,
+                                                      const AttentionBenchmarkLimits& limits,
+                                                      const MatrixProduct& product, Device device);
+
+}  // namespace portolan

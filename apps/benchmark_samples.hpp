@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+namespace portolan {
+
+/// What benchmarks tell of repeated measurements, in the unit of the samples.
+struct SampleSummary {
+  double minimum = 0.0;
+  double median = 0.0;
+  double percentile80 = 0.0;  ///< the smallest sample that 80 % of all do not exceed
+};
+
+/// All 0 without samples.
+[[nodiscard]] SampleSummary summary_of(std::vector<double> samples);
+
+}  // namespace portolan

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`portolan bench`: what it measures is there and of the right kind; its refusals."""
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+from command import PORTOLAN, CommandTest, clean_environment, run
+
+SMALL = ("--lengths", "40,130", "--head-dims", "16", "--heads", "4", "--kv-heads", "2", "--repeat", "3",
+         "--seconds", "0.05", "--window", "20", "--block", "16", "--threads", "1")
+METHODS = ["standard", "memory-efficient", "flash", "window", "block-sparse"]
+
+
+class BenchTest(CommandTest):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.out = os.path.join(self.folder.name, "results")
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def read(self, name):
+        with open(os.path.join(self.out, name), encoding="utf-8") as file:
+            return file.read()
+
+
+class BenchAttention(BenchTest):
+    def bench(self, *arguments):
+        return run("bench", "attention", *SMALL, *arguments, OMP_PROC_BIND="false")
+
+    def test_every_method_is_measured_and_right(self):
+        for device in ("cpu", "serial"):
+            with self.subTest(device=device):
+                result = self.bench("--json", "--device", device)
+                self.assertEqual((result.returncode, result.stderr), (0, ""))
+                rows = json.loads(result.stdout)["rows"]
+                self.assertEqual([(row["pass"], row["length"], row["method"]) for row in rows],
+                                 [(direction, length, method) for direction in ("forward", "backward")
+                                  for length in (40, 130) for method in METHODS])
+                for row in rows:
+                    self.assertNotIn("refusal", row)
+                    times = row["time_s"]
+                    self.assertLessEqual(times["min"], times["median"])
+                    self.assertLessEqual(times["median"], times["p80"])
+                    self.assertIn(len(times["samples"]), (1, 2, 3))
+                    self.assertGreater(row["flop_per_s"], 0)
+                    self.assertGreater(row["gemm_flop_per_s"], 0)
+                    self.assertGreaterEqual(row["peak_bytes"], 0)
+                    self.assertLess(row["max_error"], 1e-5, row)
+                    self.assertGreater(row["max_error"], 0)
+
+    def test_rounding_shows_in_the_error(self):
+        result = self.bench("--json", "--dtypes", "bf16", "--methods", "flash")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for row in json.loads(result.stdout)["rows"]:
+            self.assertGreater(row["max_error"], 1e-5)
+            self.assertLess(row["max_error"], 5e-2)
+
+    def test_files_say_what_is_printed(self):
+        result = self.bench("--out", self.out, "--methods", "flash,window")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        lines = result.stdout.splitlines()
+        self.assertEqual(len(lines), 1 + 8 + 1)
+        rows = json.loads(self.read("attention.json"))["rows"]
+        table = list(csv.DictReader(io.StringIO(self.read("attention.csv"))))
+        self.assertEqual([row["method"] for row in table], [row["method"] for row in rows])
+        for row, cells in zip(rows, table):
+            self.assertEqual(float(cells["median_s"]), row["time_s"]["median"])
+            self.assertEqual(cells["refusal"], "")
+        plots = sorted(name for name in os.listdir(self.out) if name.endswith(".svg"))
+        self.assertEqual(plots, [f"attention-{quantity}-{direction}-f32-d16.svg"
+                                 for quantity in ("memory", "rate", "time")
+                                 for direction in ("backward", "forward")])
+        for name in plots:
+            root = xml.etree.ElementTree.fromstring(self.read(name))
+            self.assertEqual(root.tag, "{http://www.w3.org/2000/svg}svg")
+
+    def test_running_out_of_memory_is_a_row(self):
+        result = self.bench("--memory-limit", "0.000001", "--methods", "standard,flash", "--json",
+                            "--passes", "forward", "--device", "serial")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        rows = json.loads(result.stdout)["rows"]
+        self.assertEqual(len(rows), 4)
+        for row in rows:
+            if row["method"] == "standard":
+                self.assertEqual(row["refusal"], "out of memory")
+                self.assertNotIn("time_s", row)
+
+    def test_refusals(self):
+        for words, options in (
+                (["'fast'", "memory-efficient"], ["--methods", "fast"]),
+                (["'f8'"], ["--dtypes", "f8"]),
+                (["'sideways'"], ["--passes", "sideways"]),
+                (["--lengths", "'0'"], ["--lengths", "0"]),
+                (["--head-dims", "'257'"], ["--head-dims", "257"]),
+                (["--heads 4", "--kv-heads 3"], ["--kv-heads", "3"]),
+                (["--seconds", "'x'"], ["--seconds", "x"])):
+            with self.subTest(options=options):
+                name = options[0]
+                kept = [item for pair in zip(SMALL[::2], SMALL[1::2]) if pair[0] != name
+                        for item in pair]
+                self.assert_refused(run("bench", "attention", *kept, *options), *words)
+        self.assert_refused(run("bench"), "subcommand")
+        file = os.path.join(self.folder.name, "file")
+        with open(file, "w", encoding="utf-8"):
+            pass
+        self.assert_refused(self.bench("--out", file), file)
+
+
+class BenchRing(BenchTest):
+    def bench(self, ranks, *arguments):
+        launch = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"]
+        return subprocess.run([*launch, PORTOLAN, "bench", "ring", "--preset", "tiny", "--prompt-n",
+                               "1,4,30", "--tokens", "2", "--threads", "1", *arguments],
+                              capture_output=True, text=True, timeout=120,
+                              env=clean_environment(OMP_PROC_BIND="false"))
+
+    def test_ring_and_one_rank_write_the_same_tokens(self):
+        for ranks in (2, 3):
+            with self.subTest(ranks=ranks):
+                result = self.bench(ranks, "--json", "--out", self.out)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                document = json.loads(result.stdout)
+                self.assertEqual(document, json.loads(self.read("ring.json")))
+                # "0", "0, 1, 2, 3" and "0, ..., 29": a number, a comma and a space are a token each.
+                self.assertEqual([row["prompt_tokens"] for row in document["rows"]], [1, 10, 88])
+                for row in document["rows"]:
+                    self.assertTrue(row["same_tokens"], row)
+                    self.assertEqual(len(row["ring"]["ids"]), 2)
+                    self.assertEqual(len(row["ring"]["samples_s"]), 2)
+                    self.assertEqual(len(row["ring"]["allocated_peak_bytes"]), ranks)
+                    self.assertEqual(len(row["alone"]["allocated_peak_bytes"]), 1)
+                    self.assertAlmostEqual(row["efficiency"] * ranks, row["speed_up"], places=9)
+                table = list(csv.DictReader(io.StringIO(self.read("ring.csv"))))
+                self.assertEqual([row["strategy"] for row in table], ["alone", "ring"] * 3)
+                self.assertEqual(table[0]["ids"], table[1]["ids"])
+
+    def test_one_rank_is_refused(self):
+        self.assert_refused(run("bench", "ring"), "mpirun")
+        self.assert_refused(run("bench", "ring", "--preset", "none"), "none")
+        self.assert_refused(run("bench", "ring", "--prompt-n", "0"), "--prompt-n")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
