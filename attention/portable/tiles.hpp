@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include "attention/kernel.hpp"
 #include "attention/portable/products.hpp"
 
 /// What methods that go tile by tile share: a team holds a tile of rows, widened to f32, in its
@@ -44,7 +46,8 @@ class TileTeam {
  public:
   using Policy = Kokkos::TeamPolicy<Space, Kokkos::Schedule<Kokkos::Dynamic>>;
   using Member = typename Policy::member_type;
-  /// On the host, where the levels do not differ, the one that has no small limit.
+  /// On the host, where the levels do not differ, the one that has no small limit. (A value where
+  /// it is used: what is taken by reference would have to exist on a GPU.)
   static constexpr int kScratchLevel = kOnHost<Space> ? 1 : 0;
 
   /// own_tiles tiles [own][padded_dim], one for the other side, two tiles of scores.
@@ -73,7 +76,7 @@ class TileTeam {
         head_dim_(problem.head_dim),
         padded_dim_(padded(problem.head_dim)) {
     own_ = static_cast<float*>(
-        member.team_scratch(kScratchLevel)
+        member.team_scratch(int{kScratchLevel})
             .get_shmem(static_cast<int>(scratch_bytes(shape, head_dim_, own_tiles))));
     other_ = own_ + own_tiles * shape.own * padded_dim_;
     scores_ = other_ + shape.other * padded_dim_;
