@@ -60,6 +60,8 @@ void describe(CLI::App& application) {
   add_inspect_command(application);
   add_plan_command(application);
   add_logits_command(application);
+  add_train_command(application);
+  add_attention_command(application);
   add_worker_command(application);
 }
 

@@ -10,12 +10,14 @@ class App;
 /// Error gives exit code 1, UsageError and InputError give 2 (core/error.hpp).
 namespace portolan {
 
+void add_attention_command(CLI::App& application);
 void add_compare_command(CLI::App& application);
 void add_info_command(CLI::App& application);
 void add_inspect_command(CLI::App& application);
 void add_logits_command(CLI::App& application);
 void add_plan_command(CLI::App& application);
 void add_report_command(CLI::App& application);
+void add_train_command(CLI::App& application);
 /// compare-worker: one job of a comparison, started by `compare`; not listed in the help.
 void add_worker_command(CLI::App& application);
 

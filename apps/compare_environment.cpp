@@ -8,7 +8,6 @@
 #include <array>
 #include <map>
 
-#include "apps/build_info.hpp"
 #include "core/printable.hpp"
 #include "runtime/cpu_limits.hpp"
 #include "runtime/version.hpp"
@@ -36,6 +35,7 @@ nlohmann::ordered_json describe_environment(const CompareSettings& settings, con
                 {"warmup", settings.warmup},
                 {"repeat", settings.repeat},
                 {"seed", settings.seed},
+                {"emulated_link", settings.emulated_link},
                 {"device", settings.device},
                 {"quick", settings.quick},
                 {"oversubscribe", settings.oversubscribe}};
@@ -44,11 +44,8 @@ nlohmann::ordered_json describe_environment(const CompareSettings& settings, con
 
   environment["machine"] = to_json(machine);
   environment["machine"]["cores_used"] = settings.cores;
-  environment["portolan"] = {{"version", build.version},
-                             {"git_commit", build.git_commit},
-                             {"compiler", build.compiler},
-                             {"build_type", build.build_type}};
-  environment["libraries"] = built_libraries();
+  environment["portolan"] = to_json(build);
+  environment["libraries"] = build.libraries;
   environment["launcher"] = launcher_version;
   auto& variables = environment["variables"] = nlohmann::ordered_json::object();
   auto entries = process_environment();

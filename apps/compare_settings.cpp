@@ -17,7 +17,6 @@ namespace {
 constexpr std::int64_t kMostLayers = kMaximumLayers;
 constexpr std::int64_t kMostTokens = kMaximumPositions;
 constexpr std::int64_t kMostBatch = std::int64_t{1} << 20;
-constexpr std::int64_t kMostRanks = std::int64_t{1} << 16;
 constexpr std::int64_t kMostRepeats = 1000000;
 
 /// Rows whose logits are kept per length, besides each sequence's last.
@@ -106,6 +105,7 @@ CompareSettings resolve_settings(const CompareOptions& options, int usable_cores
 
   settings.device = name_of(options.common.device);
   settings.seed = options.common.seed;
+  settings.emulated_link = options.common.link.to_string();
   settings.oversubscribe = options.oversubscribe;
   const int cores = options.common.threads.value_or(usable_cores);
   require(cores <= usable_cores || settings.oversubscribe,
@@ -150,6 +150,7 @@ nlohmann::ordered_json job_specification(const CompareSettings& settings, const 
           {"repeat", settings.repeat},
           {"seed", settings.seed},
           {"threads", job.threads},
+          {"emulate_link", settings.emulated_link},
           {"sample_rows", kSampleRows},
           {"floor_repeat", kFloorRepeats},
           {"protocol", name_of(job.protocol)},

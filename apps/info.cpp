@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "apps/build_info.hpp"
 #include "apps/collective_run.hpp"
 #include "apps/commands.hpp"
 #include "apps/machine.hpp"
@@ -26,12 +25,9 @@ nlohmann::ordered_json describe_machine_and_build() {
   const nlohmann::ordered_json topology = Topology::detect().to_json();
   const BuildInformation build = build_information();
   nlohmann::ordered_json info;
-  info["portolan"] = {{"version", build.version},
-                      {"git_commit", build.git_commit},
-                      {"compiler", build.compiler},
-                      {"build_type", build.build_type}};
-  info["devices"] = built_devices();
-  info["libraries"] = built_libraries();
+  info["portolan"] = to_json(build);
+  info["devices"] = build.devices;
+  info["libraries"] = build.libraries;
   info["machine"] = to_json(machine);
   info["topology"] = topology;
   return info;
@@ -65,17 +61,17 @@ void print_members(const nlohmann::ordered_json& object, int indent) {
 /// Adds what runs on the device; true if this rank is the one that prints.
 bool describe_runtime(const CommonOptions& options, nlohmann::ordered_json& info) {
   bool speaks = true;
-  run_collectively({.device = options.device, .threads = options.threads.value_or(0)},
-                   [&](Runtime& runtime) {
-                     info["runtime"] = runtime.description();
-                     // These are the build's, and above already.
-                     for (const auto& [name, value] : info["portolan"].items())
-                       info["runtime"].erase(name);
-                     info["runtime"]["ranks"] = runtime.world().size();
-                     info["runtime"]["threads_per_rank"] = runtime.threads();
-                     info["runtime"]["binding"] = gather_texts(runtime.world(), runtime.binding());
-                     speaks = runtime.world().rank() == 0;
-                   });
+  run_collectively(
+      {.device = options.device, .threads = options.threads.value_or(0), .link = options.link},
+      [&](Runtime& runtime) {
+        info["runtime"] = runtime.description();
+        // These are the build's, and above already.
+        for (const auto& [name, value] : info["portolan"].items()) info["runtime"].erase(name);
+        info["runtime"]["ranks"] = runtime.world().size();
+        info["runtime"]["threads_per_rank"] = runtime.threads();
+        info["runtime"]["binding"] = gather_texts(runtime.world(), runtime.binding());
+        speaks = runtime.world().rank() == 0;
+      });
   return speaks;
 }
 

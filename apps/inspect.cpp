@@ -8,9 +8,9 @@
 #include <string>
 
 #include "apps/commands.hpp"
+#include "apps/mesh_memory.hpp"
 #include "apps/options.hpp"
 #include "core/error.hpp"
-#include "models/llama_plan.hpp"
 
 namespace portolan {
 namespace {
@@ -18,31 +18,73 @@ namespace {
 struct InspectOptions {
   std::string path;
   CommonOptions common;
+  std::optional<int> ranks;
+  std::optional<std::int64_t> batch;
+  std::optional<std::int64_t> sequence_length;
 };
 
-/// What each rank of a mesh would hold of the model.
-nlohmann::ordered_json memory_of_mesh(const ModelConfig& config, const CommonOptions& options) {
-  const int ranks = options.tensor_parallel.value_or(1) * options.context_parallel.value_or(1);
-  const LlamaPlan plan(config.llama(), choose_layout(options, ranks));
-  const DType dtype = options.dtype.value_or(config.common().dtype.value_or(DType::f32));
-  std::vector<std::int64_t> weights;
-  for (int rank = 0; rank < ranks; ++rank) weights.push_back(plan.weight_bytes(rank, dtype));
-  const std::string mesh = plan.layout().mesh.to_string();
-  return {{"mesh", mesh.empty() ? "one rank" : mesh},
-          {"dtype", name_of(dtype)},
-          {"weight_bytes_per_rank", weights}};
+/// How many ranks the options are about; no rank is started.
+int ranks_of_mesh(const InspectOptions& options) {
+  const CommonOptions& mesh = options.common;
+  if (mesh.tensor_parallel || mesh.context_parallel) {
+    require(!options.ranks,
+            "--ranks gives all ranks to --parallel's axis: leave it out with --tp "
+            "and --cp");
+    return mesh_ranks(mesh);
+  }
+  const ParallelMode mode = mesh.parallel.value_or(ParallelMode::none);
+  require(mode == ParallelMode::none || options.ranks,
+          "--parallel {} needs --ranks: inspect starts none", name_of(mode));
+  require(mode != ParallelMode::none || options.ranks.value_or(1) == 1,
+          "--ranks {} needs --parallel tp, sp or ring", *options.ranks);
+  return options.ranks.value_or(1);
+}
+
+std::optional<ForwardSize> forward_of(const InspectOptions& options) {
+  require(options.sequence_length || !options.batch, "--batch needs --seq-len");
+  if (!options.sequence_length) return std::nullopt;
+  const ForwardSize size{options.batch.value_or(1), *options.sequence_length};
+  require(size.batch > 0 && size.sequence_length > 0 &&
+              size.batch <= kMaximumPositions / size.sequence_length,
+          "--batch {} x --seq-len {}: a forward has from 1 to {} tokens", size.batch,
+          size.sequence_length, kMaximumPositions);
+  return size;
+}
+
+bool asks_for_memory(const InspectOptions& options) {
+  const CommonOptions& mesh = options.common;
+  return mesh.parallel || mesh.tensor_parallel || mesh.context_parallel || mesh.dtype ||
+         mesh.sequence_parallel || options.ranks || options.batch || options.sequence_length;
+}
+
+MeshMemory memory_of(const InspectReport& report, const InspectOptions& options) {
+  require(report.config.has_value(),
+          "{} holds no model, so what ranks would hold of it cannot be told", options.path);
+  if (!std::holds_alternative<LlamaConfig>(report.config->parameters)) {
+    throw UnsupportedError(
+        fmt::format("{}: what ranks would hold is known for llama and mistral, found a model of "
+                    "architecture {}",
+                    options.path, name_of(report.config->architecture)));
+  }
+  const ParallelLayout layout = choose_layout(options.common, ranks_of_mesh(options));
+  const DType dtype =
+      options.common.dtype.value_or(report.config->common().dtype.value_or(DType::f32));
+  return memory_of_mesh(LlamaPlan(report.config->llama(), layout), dtype, forward_of(options));
 }
 
 void run_inspect(const InspectOptions& options) {
-  require(!options.common.parallel, "inspect starts no ranks: give the mesh by --tp and --cp");
   InspectReport report = inspect(options.path);
-  const bool asked =
-      options.common.tensor_parallel || options.common.context_parallel || options.common.dtype;
-  require(!asked || report.config,
-          "--tp, --cp and --dtype ask how ranks would share a model, but {} holds none",
-          options.path);
-  if (asked) report.json["memory"] = memory_of_mesh(*report.config, options.common);
-  fmt::print("{}", options.common.json ? report.json.dump(2) + "\n" : report.text());
+  std::string memory_table;
+  if (asks_for_memory(options)) {
+    const MeshMemory memory = memory_of(report, options);
+    if (options.common.json) {
+      report.json["memory"] = to_json(memory);
+    } else {
+      memory_table = to_text(memory);
+    }
+  }
+  fmt::print("{}{}", options.common.json ? report.json.dump(2) + "\n" : report.text(),
+             memory_table);
 }
 
 }  // namespace
@@ -57,15 +99,29 @@ void add_inspect_command(CLI::App& application) {
       ->type_name("")
       ->required();
   add_mesh_options(command, options->common);
+  command
+      .add_option_function<std::string>(
+          "--ranks",
+          [options](const std::string& text) {
+            options->ranks = static_cast<int>(parse_integer("--ranks", text, 1, kMostRanks));
+          },
+          "With --parallel: the ranks of its axis")
+      ->type_name("N");
+  command.add_option("--batch", options->batch, "Sequences of a forward (default 1)")
+      ->type_name("N");
+  command
+      .add_option("--seq-len", options->sequence_length,
+                  "Tokens of each: also says what activations take")
+      ->type_name("N");
   add_output_options(command, options->common);
   command.footer(
-      "Exit code 2 and one line on stderr if what is there is not sound. Reads no weights. With "
-      "--tp,\n"
-      "--cp or --dtype also says what each rank would hold.\n"
+      "Exit code 2 and one line on stderr if what is there is not sound. Reads no weights. With a\n"
+      "mesh, --dtype or --seq-len it also says what each rank would hold, by arithmetic alone.\n"
       "\n"
       "Examples:\n"
       "  portolan inspect ~/models/llama-7b\n"
-      "  portolan inspect ~/models/llama-7b --tp 4 --dtype bf16\n"
+      "  portolan inspect ~/models/llama-7b --parallel sp --ranks 4 --batch 2 --seq-len 1024\n"
+      "  portolan inspect ~/models/llama-7b --tp 2 --cp 2 --dtype bf16 --json\n"
       "  portolan inspect model.safetensors --json");
   command.callback([options] { run_inspect(*options); });
 }

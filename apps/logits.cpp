@@ -180,7 +180,9 @@ void run_logits(const LogitsRequest& request) {
     LogitsRun(request, batch, model, runtime.world().rank() == 0).run();
     runtime.world().barrier();
   };
-  run_collectively({.device = request.common.device, .threads = request.common.threads.value_or(0)},
+  run_collectively({.device = request.common.device,
+                    .threads = request.common.threads.value_or(0),
+                    .link = request.common.link},
                    work);
 }
 

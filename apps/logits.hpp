@@ -10,6 +10,8 @@
 
 namespace portolan {
 
+class SafetensorsFile;
+
 /// Token ids of a batch; rows of the result of `logits` are as long as the longest.
 struct TokenBatch {
   struct Row {
@@ -26,6 +28,10 @@ struct TokenBatch {
 /// A safetensors file with `input_ids` [batch, seq], I32 or I64, and maybe `attention_mask` of that
 /// shape (0 or 1, one run of ones in each row). Throws InputError naming file and tensor.
 [[nodiscard]] TokenBatch read_token_batch(const std::string& path);
+
+/// A tensor [batch, seq] of I64 or I32. Throws InputError naming file and tensor.
+[[nodiscard]] std::vector<std::int64_t> read_token_tensor(const SafetensorsFile& file,
+                                                          const std::string& name);
 
 struct LogitsRequest {
   CommonOptions common;

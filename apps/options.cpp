@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <limits>
 
 #include "core/error.hpp"
@@ -15,7 +16,6 @@
 namespace portolan {
 namespace {
 
-constexpr int kMostRanks = 1 << 20;
 constexpr int kMostThreads = 1 << 16;
 
 template <typename Names>
@@ -53,6 +53,11 @@ void add_run_options(CLI::App& command, CommonOptions& options) {
       "N", [&options](const std::string& text) {
         options.threads = static_cast<int>(parse_integer("--threads", text, 1, kMostThreads));
       });
+  add_text_option(
+      command, "--emulate-link",
+      "Collectives take at least as long as on this link, as in "
+      "bandwidth=12.5GB/s,latency=5us",
+      "LINK", [&options](const std::string& text) { options.link = LinkEmulation::parse(text); });
 }
 
 void add_mesh_options(CLI::App& command, CommonOptions& options) {
@@ -83,6 +88,14 @@ void add_mesh_options(CLI::App& command, CommonOptions& options) {
 void add_output_options(CLI::App& command, CommonOptions& options) {
   command.add_flag("--quiet,-q", options.quiet, "No progress on stderr");
   command.add_flag("--json", options.json, "One JSON document on stdout, and nothing else");
+}
+
+int mesh_ranks(const CommonOptions& options) {
+  const int tensor = options.tensor_parallel.value_or(1);
+  const int context = options.context_parallel.value_or(1);
+  require(tensor <= kMostRanks / context, "--tp {} x --cp {} is more than {} ranks", tensor,
+          context, kMostRanks);
+  return tensor * context;
 }
 
 ParallelLayout choose_layout(const CommonOptions& options, int ranks) {
@@ -150,6 +163,15 @@ std::int64_t parse_integer(std::string_view option, std::string_view text, std::
                          : fmt::format("{}: '{}' is not a whole number from {} to {}", option,
                                        printable(text), minimum, maximum));
   }
+  return value;
+}
+
+double parse_positive_number(std::string_view option, std::string_view text) {
+  double value = 0.0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool is_number = error == std::errc() && end == text.data() + text.size();
+  require(is_number && std::isfinite(value) && value > 0.0, "{}: '{}' is not a number above 0",
+          option, printable(text));
   return value;
 }
 

@@ -21,6 +21,9 @@ class App;
 /// and refuse the same things in the same words.
 namespace portolan {
 
+/// Upper bound of --ranks and of a mesh's axes.
+inline constexpr int kMostRanks = 1 << 20;
+
 struct CommonOptions {
   DeviceKind device = DeviceKind::cpu;
   std::optional<DType> dtype;            ///< absent: the model's own
@@ -29,17 +32,21 @@ struct CommonOptions {
   std::optional<int> context_parallel;   ///< --cp
   bool sequence_parallel = false;
   std::uint64_t seed = 0;
+  LinkEmulation link;          ///< --emulate-link
   std::optional<int> threads;  ///< absent: OMP_NUM_THREADS, else cores / local ranks
   bool quiet = false;
   bool json = false;
 };
 
-/// --device, --seed, --threads.
+/// --device, --seed, --threads, --emulate-link.
 void add_run_options(CLI::App& command, CommonOptions& options);
 /// --dtype, --parallel, --tp, --cp, --sequence-parallel.
 void add_mesh_options(CLI::App& command, CommonOptions& options);
 /// --quiet, --json.
 void add_output_options(CLI::App& command, CommonOptions& options);
+
+/// Ranks of the mesh that --tp and --cp ask for. Throws UsageError above kMostRanks.
+[[nodiscard]] int mesh_ranks(const CommonOptions& options);
 
 /// The layout that the options ask for. Throws UsageError when they contradict each other or
 /// `ranks`. USE_SEQUENCE_PARALLELISM=true in the environment turns tensor parallelism into tensor +
@@ -58,5 +65,8 @@ void require_one_of(std::string_view option, std::string_view value,
 /// A whole number in [minimum, maximum], in decimal. Throws UsageError otherwise.
 [[nodiscard]] std::int64_t parse_integer(std::string_view option, std::string_view text,
                                          std::int64_t minimum, std::int64_t maximum);
+
+/// A finite number greater than 0, in decimal. Throws UsageError otherwise.
+[[nodiscard]] double parse_positive_number(std::string_view option, std::string_view text);
 
 }  // namespace portolan

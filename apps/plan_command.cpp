@@ -148,12 +148,10 @@ ordered_json to_json(const LlamaPlan& plan, const PlanRequest& request, DType dt
 
 void run_plan(const PlanRequest& request) {
   const LlamaConfig config = choose_config(request);
-  const int ranks =
-      request.common.tensor_parallel.value_or(1) * request.common.context_parallel.value_or(1);
   require(!request.common.parallel, "plan starts no ranks: give the mesh by --tp and --cp");
   require(request.sequence_length > 0 && request.batch > 0,
           "--seq-len and --batch must be at least 1");
-  const ParallelLayout layout = choose_layout(request.common, ranks);
+  const ParallelLayout layout = choose_layout(request.common, mesh_ranks(request.common));
   const DType dtype = request.common.dtype.value_or(config.dtype.value_or(DType::f32));
   const LlamaPlan plan(
       config, layout,

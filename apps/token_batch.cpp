@@ -11,8 +11,10 @@ namespace {
 
 constexpr std::int64_t kLargestId = std::numeric_limits<std::int32_t>::max();
 
-std::vector<std::int64_t> read_integers(const SafetensorsFile& file,
-                                        const SafetensorsEntry& entry) {
+}  // namespace
+
+std::vector<std::int64_t> read_token_tensor(const SafetensorsFile& file, const std::string& name) {
+  const SafetensorsEntry& entry = file.at(name);
   if (entry.shape.size() != 2 || (entry.dtype_name != "I64" && entry.dtype_name != "I32")) {
     throw InputError(
         fmt::format("{}: tensor '{}': expected [batch, seq] of I64 or I32, found {} {}",
@@ -28,8 +30,6 @@ std::vector<std::int64_t> read_integers(const SafetensorsFile& file,
   }
   return values;
 }
-
-}  // namespace
 
 TokenBatch parse_token_ids(const std::string& text) {
   TokenBatch batch;
@@ -52,10 +52,10 @@ TokenBatch parse_token_ids(const std::string& text) {
 TokenBatch read_token_batch(const std::string& path) {
   const SafetensorsFile file(path);
   const SafetensorsEntry& ids_entry = file.at("input_ids");
-  const std::vector<std::int64_t> ids = read_integers(file, ids_entry);
+  const std::vector<std::int64_t> ids = read_token_tensor(file, "input_ids");
   std::vector<std::int64_t> mask(ids.size(), 1);
   if (const SafetensorsEntry* entry = file.find("attention_mask")) {
-    mask = read_integers(file, *entry);
+    mask = read_token_tensor(file, "attention_mask");
     if (entry->shape != ids_entry.shape) {
       throw InputError(
           fmt::format("{}: tensor 'attention_mask': expected the shape {} of input_ids, "

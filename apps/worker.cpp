@@ -320,7 +320,9 @@ class Worker {
 }  // namespace
 
 void run_worker(const WorkerSpecification& specification) {
-  run_collectively({.device = specification.device, .threads = specification.threads},
+  run_collectively({.device = specification.device,
+                    .threads = specification.threads,
+                    .link = specification.link},
                    [&](Runtime& runtime) { Worker(specification, runtime).run(); });
 }
 

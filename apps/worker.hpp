@@ -27,6 +27,7 @@ struct WorkerSpecification {
   int floor_repeat = 1;
   std::uint64_t seed = 0;
   int threads = 0;
+  LinkEmulation link = {};
   std::int64_t sample_rows = 16;
   bool published_protocol = false;
   std::string result;   ///< path of the JSON result

@@ -36,6 +36,8 @@ WorkerSpecification read_worker_specification(const std::string& path) {
   specification.floor_repeat = static_cast<int>(fields.integer("floor_repeat", 0, kLargestCount));
   specification.seed = static_cast<std::uint64_t>(fields.integer("seed", 0, INT64_MAX));
   specification.threads = static_cast<int>(fields.integer("threads", 0, kLargestCount));
+  const std::string link = fields.text("emulate_link");
+  if (!link.empty()) specification.link = LinkEmulation::parse(link);
   specification.sample_rows = fields.integer("sample_rows", 0, kLargestCount);
   specification.published_protocol = fields.text("protocol") == "published";
   specification.result = fields.text("result");

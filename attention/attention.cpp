@@ -9,8 +9,6 @@
 namespace portolan {
 namespace {
 
-constexpr std::int64_t kMaximumHeadDim = 256;
-
 void require_operand(const Tensor& tensor, const char* name) {
   require(tensor.defined(), "attention: {} is an empty tensor", name);
   require(tensor.rank() == 4, "attention: {} must be [batch, tokens, heads, head_dim], found {}",
@@ -83,8 +81,8 @@ void require_problem(const AttentionProblem& problem) {
   require(problem.k.dim(2) > 0 && q.dim(2) % problem.k.dim(2) == 0,
           "attention: {} query heads must be a multiple of {} key/value heads", q.dim(2),
           problem.k.dim(2));
-  require(q.dim(3) >= 1 && q.dim(3) <= kMaximumHeadDim,
-          "attention: head_dim must lie in 1 to {}, found {}", kMaximumHeadDim, q.dim(3));
+  require(q.dim(3) >= 1 && q.dim(3) <= kMaximumAttentionHeadDim,
+          "attention: head_dim must lie in 1 to {}, found {}", kMaximumAttentionHeadDim, q.dim(3));
   require(problem.mask.window >= 0, "attention: the window must not be negative, found {}",
           problem.mask.window);
   require_runs(problem.mask.query_runs, q.dim(1), "q");
@@ -136,38 +134,7 @@ void require_gradients(const AttentionProblem& problem, const AttentionGradients
   check(gradients.dv, problem.v, "dv");
 }
 
-/// The first kernel of the problem's device, and of `method` if given, that serves the problem.
-template <typename Kernel>
-const Kernel& select(std::span<const std::unique_ptr<Kernel>> kernels, std::string_view pass,
-                     const AttentionProblem& problem, std::optional<AttentionMethod> method) {
-  const DeviceKind device = problem.q.device().kind;
-  std::string reasons;
-  for (const auto& kernel : kernels) {
-    if (kernel->device() != device || (method && kernel->method() != *method)) continue;
-    const std::string reason = kernel->unsupported_reason(problem);
-    if (reason.empty()) return *kernel;
-    reasons +=
-        fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", name_of(kernel->method()), reason);
-  }
-  throw UnsupportedError(
-      fmt::format("no {}attention kernel of device '{}' serves the {} pass of q "
-                  "{} {} ({})",
-                  method ? fmt::format("{} ", name_of(*method)) : "", name_of(device), pass,
-                  name_of(problem.q.dtype()), problem.q.shape().to_string(),
-                  reasons.empty() ? "none is registered" : reasons));
-}
-
 }  // namespace
-
-const AttentionForwardKernel& select_attention_forward(const AttentionProblem& problem,
-                                                       std::optional<AttentionMethod> method) {
-  return select(attention_forward_kernels(), "forward", problem, method);
-}
-
-const AttentionBackwardKernel& select_attention_backward(const AttentionProblem& problem,
-                                                         std::optional<AttentionMethod> method) {
-  return select(attention_backward_kernels(), "backward", problem, method);
-}
 
 void attention_forward(const AttentionProblem& problem, const Tensor& out,
                        const Tensor& log_sum_exp, std::optional<AttentionMethod> method) {

@@ -5,16 +5,10 @@
 
 #include "attention/kernel.hpp"
 #include "attention/problem.hpp"
+#include "attention/selection.hpp"
 
 /// One entry point to every attention method of every device.
 namespace portolan {
-
-/// The kernel that serves the problem: the first registered for its device (and method, if given)
-/// that supports it. Throws UnsupportedError with each candidate's reason.
-[[nodiscard]] const AttentionForwardKernel& select_attention_forward(
-    const AttentionProblem& problem, std::optional<AttentionMethod> method = {});
-[[nodiscard]] const AttentionBackwardKernel& select_attention_backward(
-    const AttentionProblem& problem, std::optional<AttentionMethod> method = {});
 
 /// out = softmax(scale * q k^T, masked) v. Checks shapes, picks a kernel, runs it. `log_sum_exp`
 /// may be undefined; see AttentionForwardKernel::forward. Throws UsageError for operands that do

@@ -43,6 +43,10 @@ std::string_view name_of(AttentionMethod method) {
   return "";
 }
 
+std::string_view name_of(AttentionPass pass) {
+  return pass == AttentionPass::forward ? "forward" : "backward";
+}
+
 AttentionMethod attention_method_from_name(std::string_view name) {
   std::string names;
   for (const AttentionMethod method : kMethods) {

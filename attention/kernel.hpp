@@ -17,6 +17,7 @@ enum class AttentionMethod { standard, memory_efficient, flash, window, block_sp
 [[nodiscard]] AttentionMethod attention_method_from_name(std::string_view name);
 
 enum class AttentionPass { forward, backward };
+[[nodiscard]] std::string_view name_of(AttentionPass pass);
 
 /// A kernel of one device, method and pass. Kernels accumulate in f32, and the same problem gives
 /// the same bits whatever the number of threads.

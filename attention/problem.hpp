@@ -12,8 +12,10 @@
 /// What is asked of attention: operands, mask, dropout.
 ///
 /// Letters: B batch, Sq and Sk tokens, H query heads, Hkv key/value heads (H a multiple of Hkv;
-/// query head h reads key/value head h / (H / Hkv)), D head_dim (1 to 256).
+/// query head h reads key/value head h / (H / Hkv)), D head_dim (1 to kMaximumAttentionHeadDim).
 namespace portolan {
+
+inline constexpr std::int64_t kMaximumAttentionHeadDim = 256;
 
 /// A contiguous run of tokens: `length` rows of a tensor that stand at positions `position`,
 /// `position + 1`, ... of sequence `sequence`. Queries see keys of their own sequence only, so that
@@ -93,9 +95,6 @@ struct AttentionDropout {
        static_cast<std::uint32_t>(head), static_cast<std::uint32_t>(entry)},
       static_cast<std::uint32_t>(key.seed) ^ static_cast<std::uint32_t>(key.stream),
       static_cast<std::uint32_t>(key.seed >> 32) ^ static_cast<std::uint32_t>(key.stream >> 32));
-}
-[[nodiscard]] PORTOLAN_HOST_DEVICE inline std::uint32_t dropout_threshold(float probability) {
-  return static_cast<std::uint32_t>(static_cast<double>(probability) * 4294967296.0);
 }
 
 /// Work that a kernel did, for tests and benchmarks. A tile is a block of scores that the kernel

@@ -2,9 +2,13 @@
 /// Times the attention kernels of the CPU beside oneDNN's matrix product, interleaved in one run:
 ///
 ///   bench_attention --lengths 256,512,1024,2048,4096 --heads 32 --head-dim 128 --dtypes f32,bf16
+///   bench_attention --pass backward --lengths 1024,2048,4096
+///   bench_attention --query-tokens 1 --lengths 8192,32768 --heads 8 --kv-heads 1
 ///
 /// prints per dtype, length and method the median milliseconds with their extremes, useful GFLOP/s
-/// (scores that the mask hides do not count) and the share of the product's rate. Before each
+/// (scores that the mask hides do not count; the backward pass has five products where the forward
+/// pass has two), the share of the product's rate, and the GB/s at which keys and values are read
+/// if they are read once, which is what decoding is measured by. Before each
 /// sample q, k and v are written anew, as the layer before does, since the product has filled the
 /// caches. With --processor-time samples count the process' time on processors instead of time
 /// passed, which on a machine shared with others says more, and for one thread the same.
@@ -38,7 +42,10 @@ struct Options {
   std::int64_t heads = 32;
   std::int64_t key_heads = 0;
   std::int64_t head_dim = 128;
+  std::int64_t query_tokens = 0;
   std::int64_t window = 0;
+  float dropout = 0.0F;
+  std::string pass = "forward";
   bool full = false;
   bool separate = false;
   int repeat = 9;
@@ -126,67 +133,113 @@ class Product {
   dnnl::memory out_;
 };
 
-AttentionMethod method_from_name(const std::string& name) {
-  for (const AttentionMethod method : {AttentionMethod::standard, AttentionMethod::flash}) {
-    if (name_of(method) == name) return method;
+/// A problem on random operands, and room for its results.
+class Workload {
+ public:
+  Workload(const Options& options, DType dtype, std::int64_t length)
+      : backward_(options.pass == "backward") {
+    const std::int64_t key_heads = options.key_heads > 0 ? options.key_heads : options.heads;
+    const std::int64_t queries = options.query_tokens > 0 ? options.query_tokens : length;
+    const std::int64_t q_width = options.heads * options.head_dim;
+    const std::int64_t k_width = key_heads * options.head_dim;
+    // One buffer [batch, tokens, all heads], as a fused projection leaves it, or three.
+    const std::int64_t width = q_width + 2 * k_width;
+    operands_ = Tensor::empty({options.batch, length, width}, dtype, kDevice);
+    original_ = Tensor::empty(operands_.shape(), dtype, kDevice);
+    randomise(original_);
+    restore();
+    if (options.separate) {
+      const auto dense = [&](std::int64_t tokens, std::int64_t heads, std::int64_t begin) {
+        const auto offset =
+            static_cast<std::size_t>(begin * options.batch * length) * size_of(dtype);
+        return Tensor::borrow(operands_.raw() + offset,
+                              {options.batch, tokens, heads, options.head_dim}, dtype, kDevice);
+      };
+      problem_.q = dense(queries, options.heads, 0);
+      problem_.k = dense(length, key_heads, q_width);
+      problem_.v = dense(length, key_heads, q_width + k_width);
+    } else {
+      const auto part = [&](std::int64_t begin, std::int64_t heads) {
+        return operands_.slice(2, begin, begin + heads * options.head_dim).split_last(heads);
+      };
+      problem_.q = part(0, options.heads).slice(1, 0, queries);
+      problem_.k = part(q_width, key_heads);
+      problem_.v = part(q_width + k_width, key_heads);
+    }
+    problem_.mask.causal = !options.full;
+    problem_.mask.window = options.window;
+    problem_.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(options.head_dim)));
+    problem_.dropout.probability = options.dropout;
+    const auto empty = [&](const Tensor& like) {
+      return Tensor::empty(like.shape(), dtype, kDevice);
+    };
+    out_ = empty(problem_.q);
+    if (!backward_) return;
+    const Shape rows{options.batch, options.heads, queries};
+    gradients_ = {.grad_out = empty(problem_.q),
+                  .log_sum_exp = Tensor::empty(rows, DType::f32, kDevice),
+                  .delta = Tensor::empty(rows, DType::f32, kDevice),
+                  .dq = empty(problem_.q),
+                  .dk = empty(problem_.k),
+                  .dv = empty(problem_.k)};
+    randomise(gradients_.grad_out);
+    attention_forward(problem_, out_, gradients_.log_sum_exp);
+    attention_delta(out_, gradients_.grad_out, gradients_.delta);
   }
-  throw UsageError(fmt::format("unknown attention method '{}'", name));
-}
+
+  /// Writes q, k and v anew.
+  void restore() const { std::memcpy(operands_.raw(), original_.raw(), original_.bytes()); }
+
+  void run(AttentionMethod method) const {
+    if (backward_) {
+      attention_backward(problem_, gradients_, method);
+    } else {
+      attention_forward(problem_, out_, {}, method);
+    }
+  }
+
+  [[nodiscard]] double flops() const {
+    const double products = backward_ ? 5.0 : 2.0;
+    return 2.0 * products * static_cast<double>(problem_.q.dim(3)) *
+           static_cast<double>(problem_.q.dim(0) * problem_.q.dim(2)) *
+           static_cast<double>(visible_scores(problem_.mask, problem_.q.dim(1), problem_.k.dim(1)));
+  }
+  [[nodiscard]] double key_bytes() const { return 2.0 * static_cast<double>(problem_.k.bytes()); }
+
+ private:
+  static constexpr Device kDevice{DeviceKind::cpu, 0};
+
+  bool backward_;
+  Tensor operands_;
+  Tensor original_;
+  AttentionProblem problem_;
+  Tensor out_;
+  AttentionGradients gradients_;
+};
 
 void measure(const Options& options, DType dtype, std::int64_t length, Product& product) {
-  const std::int64_t key_heads = options.key_heads > 0 ? options.key_heads : options.heads;
-  const Device device{DeviceKind::cpu, 0};
-  const std::int64_t q_width = options.heads * options.head_dim;
-  const std::int64_t k_width = key_heads * options.head_dim;
-  // One buffer [batch, tokens, all heads], as a fused projection leaves it, or three.
-  const Tensor fused = Tensor::empty({options.batch, length, q_width + 2 * k_width}, dtype, device);
-  const Tensor original = Tensor::empty(fused.shape(), dtype, device);
-  randomise(original);
-  std::memcpy(fused.raw(), original.raw(), original.bytes());
-  AttentionProblem problem;
-  if (options.separate) {
-    const auto dense = [&](std::int64_t heads, std::int64_t begin) {
-      const std::int64_t tokens = options.batch * length;
-      const auto offset = static_cast<std::size_t>(begin * tokens) * size_of(dtype);
-      return Tensor::borrow(fused.raw() + offset, {options.batch, length, heads, options.head_dim},
-                            dtype, device);
-    };
-    problem.q = dense(options.heads, 0);
-    problem.k = dense(key_heads, q_width);
-    problem.v = dense(key_heads, q_width + k_width);
-  } else {
-    problem.q = fused.slice(2, 0, q_width).split_last(options.heads);
-    problem.k = fused.slice(2, q_width, q_width + k_width).split_last(key_heads);
-    problem.v = fused.slice(2, q_width + k_width, q_width + 2 * k_width).split_last(key_heads);
-  }
-  problem.mask.causal = !options.full;
-  problem.mask.window = options.window;
-  problem.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(options.head_dim)));
-  const Tensor out =
-      Tensor::empty({options.batch, length, options.heads, options.head_dim}, dtype, device);
-
+  const Workload workload(options, dtype, length);
   Samples product_samples;
   std::vector<Samples> samples(options.methods.size());
   for (int round = -1; round < options.repeat; ++round) {  // the first one warms up
     const double product_seconds = seconds(options, product);
     if (round >= 0) product_samples.values.push_back(product_seconds);
     for (std::size_t m = 0; m < options.methods.size(); ++m) {
-      const AttentionMethod method = method_from_name(options.methods[m]);
-      std::memcpy(fused.raw(), original.raw(), original.bytes());
-      const double taken = seconds(options, [&] { attention_forward(problem, out, {}, method); });
+      const AttentionMethod method = attention_method_from_name(options.methods[m]);
+      workload.restore();
+      const double taken = seconds(options, [&] { workload.run(method); });
       if (round >= 0) samples[m].values.push_back(taken);
     }
   }
-  const double flops = 4.0 * static_cast<double>(options.head_dim) *
-                       static_cast<double>(options.batch * options.heads) *
-                       static_cast<double>(visible_scores(problem.mask, length, length));
   const double product_rate = Product::flops() / product_samples.median() * 1e-9;
   for (std::size_t m = 0; m < options.methods.size(); ++m) {
-    const double rate = flops / samples[m].median() * 1e-9;
-    fmt::print("{:<5} {:>6}  {:<9} {:>9.3f} [{:>9.3f}, {:>9.3f}] {:>8.1f} {:>8.1f} {:>6.1f} %\n",
-               name_of(dtype), length, options.methods[m], samples[m].median() * 1e3,
-               samples[m].least() * 1e3, samples[m].most() * 1e3, rate, product_rate,
-               100.0 * rate / product_rate);
+    const double rate = workload.flops() / samples[m].median() * 1e-9;
+    fmt::print(
+        "{:<5} {:>6}  {:<16} {:>9.3f} [{:>9.3f}, {:>9.3f}] {:>8.1f} {:>8.1f} {:>6.1f} % "
+        "{:>7.2f}\n",
+        name_of(dtype), length, options.methods[m], samples[m].median() * 1e3,
+        samples[m].least() * 1e3, samples[m].most() * 1e3, rate, product_rate,
+        100.0 * rate / product_rate, workload.key_bytes() / samples[m].median() * 1e-9);
   }
 }
 
@@ -195,12 +248,16 @@ int run(int argument_count, char** arguments) {
   CLI::App app("Times attention kernels beside oneDNN's matrix product");
   app.add_option("--lengths", options.lengths, "tokens")->delimiter(',');
   app.add_option("--dtypes", options.dtypes, "f32, bf16, f16")->delimiter(',');
-  app.add_option("--methods", options.methods, "flash, standard")->delimiter(',');
+  app.add_option("--methods", options.methods, "flash, standard, window, ...")->delimiter(',');
+  app.add_option("--pass", options.pass)->check(CLI::IsMember({"forward", "backward"}));
   app.add_option("--batch", options.batch);
   app.add_option("--heads", options.heads, "query heads");
   app.add_option("--kv-heads", options.key_heads, "key/value heads (default: as many)");
   app.add_option("--head-dim", options.head_dim);
+  app.add_option("--query-tokens", options.query_tokens,
+                 "the last tokens only, as in decoding (default: all)");
   app.add_option("--window", options.window, "sliding window");
+  app.add_option("--dropout", options.dropout, "probability");
   app.add_flag("--full", options.full, "no causal mask");
   app.add_flag("--separate", options.separate, "q, k and v dense instead of one fused buffer");
   app.add_option("--repeat", options.repeat, "samples");
@@ -209,11 +266,13 @@ int run(int argument_count, char** arguments) {
   CLI11_PARSE(app, argument_count, arguments);
 
   const Runtime runtime({.device = DeviceKind::cpu, .threads = options.threads});
-  fmt::print("batch {}, {} query heads, {} key heads, head_dim {}, {} threads, {} samples\n",
-             options.batch, options.heads,
+  fmt::print("{}, batch {}, {} query heads, {} key heads, head_dim {}, {} threads, {} samples\n",
+             options.pass, options.batch, options.heads,
              options.key_heads > 0 ? options.key_heads : options.heads, options.head_dim,
              runtime.threads(), options.repeat);
-  fmt::print("dtype tokens  method    ms median [min, max]            GFLOP/s  product  share\n");
+  fmt::print(
+      "dtype tokens  method           ms median [min, max]            GFLOP/s  product  share "
+      "KV GB/s\n");
   for (const std::string& name : options.dtypes) {
     const DType dtype = dtype_from_name(name);
     Product product(dtype);

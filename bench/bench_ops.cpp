@@ -84,17 +84,24 @@ void run_streaming(benchmark::State& state, const OpCase& op, const OpSize& size
 /// The same product by oneDNN with weights in the layout that it asks for.
 class OneDnnProduct {
  public:
-  OneDnnProduct(const OpSize& size, DType dtype)
+  /// `accumulate`: onto f32, as gradients of weights are summed.
+  OneDnnProduct(const OpSize& size, DType dtype, bool accumulate)
       : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
     using Tag = dnnl::memory::format_tag;
     const auto type =
         dtype == DType::f32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (accumulate) {
+      dnnl::post_ops operations;
+      operations.append_sum(1.0F);
+      attributes.set_post_ops(operations);
+    }
+    const auto out_type = accumulate ? dnnl::memory::data_type::f32 : type;
     const auto description =
         compat::make_matmul_description(engine_, {{size.rows, size.columns}, type, Tag::ab},
                                         {{size.columns, size.extent}, type, Tag::any},
-                                        {{size.rows, size.extent}, type, Tag::ab}, attributes);
+                                        {{size.rows, size.extent}, out_type, Tag::ab}, attributes);
     product_ = dnnl::matmul(description);
     arguments_ = {{DNNL_ARG_SRC, make(description.src_desc())},
                   {DNNL_ARG_WEIGHTS, make(description.weights_desc())},
@@ -128,7 +135,7 @@ void run_product(benchmark::State& state, const OpCase& op, const OpSize& size, 
   // Older CPUs have products in f32 only.
   std::optional<OneDnnProduct> peer;
   try {
-    peer.emplace(size, dtype);
+    peer.emplace(size, dtype, op.name.ends_with("accumulate_f32"));
   } catch (const dnnl::error&) {
     state.counters["onednn_GFLOP/s"] = 0.0;
   }
@@ -160,7 +167,7 @@ void register_all(double bandwidth) {
       for (const OpSize& size : op.large_sizes) {
         const std::string name = fmt::format("{}/{}/{}x{}x{}", op.name, name_of(dtype), size.rows,
                                              size.columns, size.extent);
-        const bool product = op.name.starts_with("matmul");
+        const bool product = op.name.starts_with("matmul") || op.name.starts_with("product");
         benchmark::RegisterBenchmark(
             name.c_str(),
             [&op, size, dtype, bandwidth, product](benchmark::State& state) {

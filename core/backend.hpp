@@ -8,6 +8,7 @@
 
 #include "core/allocator.hpp"
 #include "core/device.hpp"
+#include "core/gelu_kind.hpp"
 #include "core/random.hpp"
 #include "core/tensor.hpp"
 #include "core/weight.hpp"
@@ -33,6 +34,26 @@ struct MatrixBlock {
   std::int64_t row_begin = 0;
   std::int64_t column_begin = 0;
   std::int64_t columns = 0;  ///< of the global matrix
+};
+
+/// One step of Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101).
+struct AdamWStep {
+  float learning_rate = 0.0F;
+  float beta1 = 0.9F;
+  float beta2 = 0.999F;
+  float epsilon = 1e-8F;
+  float weight_decay = 0.0F;
+  float bias_correction1 = 1.0F;  ///< 1 - beta1^t at step t = 1, 2, ...
+  float bias_correction2 = 1.0F;  ///< 1 - beta2^t
+  float gradient_scale = 1.0F;    ///< multiplies the gradient first: clipping, loss scaling
+};
+
+/// One step of gradient descent with momentum; weight decay is added to the gradient.
+struct SgdStep {
+  float learning_rate = 0.0F;
+  float momentum = 0.0F;
+  float weight_decay = 0.0F;
+  float gradient_scale = 1.0F;  ///< multiplies the gradient first
 };
 
 /// Every operation a device offers. Shapes, dtypes and devices are checked by the functions of
@@ -82,6 +103,20 @@ class Backend {
   /// contiguous, of one shape; outs may be among the inputs. Several outs, because a reduction that
   /// writes every rank's copy while the sum is in cache saves a pass over memory.
   virtual void sum(std::span<const Tensor> inputs, std::span<const Tensor> outs) = 0;
+  /// y += x. Same shape, any strides; dtypes may differ, as where f32 sums take in bf16 gradients.
+  virtual void add(const Tensor& x, const Tensor& y) = 0;
+  /// x *= factor. Any shape and strides.
+  virtual void scale(const Tensor& x, float factor) = 0;
+  /// Drops elements of x [rows, cols] and scales the others by 1 / (1 - probability), in place.
+  /// Which ones is a pure function of key and of the element's global index, counted as in
+  /// random_uniform: dropped where its word is less than dropout_threshold(probability). The
+  /// gradient is the same operation on the gradient.
+  virtual void dropout(const Tensor& x, float probability, RandomKey key,
+                       const MatrixBlock& block) = 0;
+  /// x[r, c] += bias[c]. x [n, features], rows may be strided; bias [features] of its dtype or f32.
+  virtual void add_bias(const Tensor& x, const Tensor& bias) = 0;
+  /// grad_bias[c] += sum over r of grad_out[r, c]. grad_bias f32.
+  virtual void add_bias_backward(const Tensor& grad_out, const Tensor& grad_bias) = 0;
 
   // Transformer
   // ------------------------------------------------------------------------------------
@@ -89,6 +124,10 @@ class Backend {
   /// ids [n] i32, table [rows, hidden], out [n, hidden].
   virtual void embedding(const Tensor& ids, const Tensor& table, std::int64_t first_row,
                          const Tensor& out) = 0;
+  /// grad_table[ids[i] - first_row, :] += grad_out[i, :], in the order of i; ids whose row is not
+  /// in the table are passed over. grad_out [n, hidden], grad_table [rows, hidden] f32.
+  virtual void embedding_backward(const Tensor& ids, const Tensor& grad_out, std::int64_t first_row,
+                                  const Tensor& grad_table) = 0;
   /// out = x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019, arXiv:1910.07467).
   /// x, out [n, hidden], rows may be strided; weight [hidden].
   virtual void rms_norm(const Tensor& x, const Tensor& weight, float epsilon,
@@ -96,15 +135,75 @@ class Backend {
   /// residual += x, rounded to its dtype, then out = rms_norm(residual). All [n, hidden].
   virtual void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
                             float epsilon, const Tensor& out) = 0;
+  /// Of rms_norm, from its input. grad_x = gradient, or += it. grad_weight [hidden] f32 always +=.
+  /// grad_out and grad_x are of x's dtype or f32; grad_x may be grad_out or x.
+  virtual void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
+                                 const Tensor& grad_out, const Tensor& grad_x,
+                                 const Tensor& grad_weight, bool accumulate_x) = 0;
+  /// out = (x - mean) / sqrt(variance + epsilon) * weight + bias, the variance of all features
+  /// (Ba, Kiros and Hinton 2016, arXiv:1607.06450). Shapes and dtypes as of rms_norm.
+  virtual void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+                          const Tensor& out) = 0;
+  /// As rms_norm_backward; grad_bias [hidden] f32 always += too.
+  virtual void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
+                                   const Tensor& grad_out, const Tensor& grad_x,
+                                   const Tensor& grad_weight, const Tensor& grad_bias,
+                                   bool accumulate_x) = 0;
   /// Rotates pairs (i, i + head_dim/2) of x [tokens, heads, head_dim] in place by the angles whose
   /// cosines and sines are rows `positions[t]` of cosines, sines [length, head_dim/2] f32 (Su et
   /// al. 2021, arXiv:2104.09864, half-split convention). positions [tokens] i32; x strided by
-  /// tokens.
+  /// tokens. `inverse` rotates by the negative angles, which is the gradient.
   virtual void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
-                                const Tensor& sines) = 0;
+                                const Tensor& sines, bool inverse) = 0;
   /// out = silu(gate) * up; gate, up, out [n, features], rows may be strided (Shazeer 2020,
   /// arXiv:2002.05202).
   virtual void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) = 0;
+  /// All [n, features]; grad_gate and grad_up may be gate and up, or grad_out.
+  virtual void swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& grad_out,
+                               const Tensor& grad_gate, const Tensor& grad_up) = 0;
+  /// out = gelu(x), both [n, features]; rows may be strided, out may be x.
+  virtual void gelu(const Tensor& x, const Tensor& out, GeluKind kind) = 0;
+  /// From the input of gelu. grad_x may be x or grad_out.
+  virtual void gelu_backward(const Tensor& x, const Tensor& grad_out, const Tensor& grad_x,
+                             GeluKind kind) = 0;
+
+  // Softmax and loss
+  // -------------------------------------------------------------------------------
+  /// Over the last dimension of x [n, columns]; log_sum_exp [n] f32 is the logarithm of the sum of
+  /// exp(x). A row of -inf alone gives 0 and -inf. out may be x.
+  virtual void softmax(const Tensor& x, const Tensor& out, const Tensor& log_sum_exp) = 0;
+  /// From the result of softmax: grad_x = out * (grad_out - sum(out * grad_out)). grad_x may be
+  /// out or grad_out.
+  virtual void softmax_backward(const Tensor& out, const Tensor& grad_out,
+                                const Tensor& grad_x) = 0;
+  /// What one holder of columns [first_column, first_column + local) of the logits knows of each
+  /// row: its largest logit, the sum of exp(logit - maximum), and the logit of the row's label, 0
+  /// where the label is ignore_label or its column is elsewhere. logits [n, local], rows may be
+  /// strided; labels [n] i32; maximum, sum, target [n] f32.
+  virtual void cross_entropy_rows(const Tensor& logits, const Tensor& labels,
+                                  std::int64_t first_column, std::int32_t ignore_label,
+                                  const Tensor& maximum, const Tensor& sum,
+                                  const Tensor& target) = 0;
+  /// grad_logits = (exp(logits - log_sum_exp) - [column is the label]) * scale, 0 in rows whose
+  /// label is ignore_label. log_sum_exp [n] f32 of whole rows. grad_logits may be logits.
+  virtual void cross_entropy_backward(const Tensor& logits, const Tensor& labels,
+                                      std::int64_t first_column, std::int32_t ignore_label,
+                                      const Tensor& log_sum_exp, float scale,
+                                      const Tensor& grad_logits) = 0;
+
+  // Optimizers
+  // -------------------------------------------------------------------------------------
+  /// p -= lr * weight_decay * p, then p -= lr * (m / c1) / (sqrt(v / c2) + epsilon) with the
+  /// moments m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2. param, grad and the
+  /// moments are f32 of one shape, contiguous; `copy`, if defined, gets param rounded to its dtype.
+  virtual void adamw(const Tensor& param, const Tensor& grad, const Tensor& first_moment,
+                     const Tensor& second_moment, const AdamWStep& step, const Tensor& copy) = 0;
+  /// g += weight_decay * p; buffer = momentum * buffer + g; p -= lr * buffer. Without a buffer
+  /// (undefined) p -= lr * g. All f32 of one shape, contiguous.
+  virtual void sgd(const Tensor& param, const Tensor& grad, const Tensor& momentum_buffer,
+                   const SgdStep& step) = 0;
+  /// Of a contiguous tensor, in f64 over fixed blocks. Waits for the result.
+  [[nodiscard]] virtual double sum_of_squares(const Tensor& x) = 0;
 
   /// Merges a block's partial attention into (out, log_sum_exp): see attention_merge of
   /// attention/attention.hpp. block_out, out [B, S, H, D] f32, log-sum-exps [B, H, S] f32,
@@ -132,6 +231,11 @@ class Backend {
   /// that of x, or f32.
   virtual void matmul(const Tensor& x, const Weight& weight, const Tensor& out,
                       bool accumulate) = 0;
+  /// out [m, n] = op(a) op(b), or += that, where op(a) [m, k] is a, or its transpose with
+  /// transpose_a, and op(b) [k, n] likewise. Rows may be strided. a and b may differ in dtype; out
+  /// is f32 or of the dtype of a.
+  virtual void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+                       const Tensor& out, bool accumulate) = 0;
 };
 
 /// The backend of a device. Throws UnsupportedError if this build or process has none.

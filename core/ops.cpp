@@ -1,38 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/ops.hpp"
 
-#include "core/error.hpp"
+#include "core/ops_checks.hpp"
 
 namespace portolan::ops {
 namespace {
-
-Backend& backend(const Tensor& tensor) { return backend_of(tensor.device()); }
-
-void require_rank(const Tensor& tensor, int rank, const char* name) {
-  require(tensor.defined(), "{} is an empty tensor", name);
-  require(tensor.rank() == rank, "{} must have {} dimensions, found shape {}", name, rank,
-          tensor.shape().to_string());
-}
-
-void require_rows_dense(const Tensor& tensor, const char* name) {
-  require(tensor.dim(-1) <= 1 || tensor.strides()[tensor.rank() - 1] == 1,
-          "the last dimension of {} must be dense", name);
-}
-
-void require_floating(const Tensor& tensor, const char* name) {
-  require(is_floating(tensor.dtype()), "{} must be f32, bf16 or f16, found {}", name,
-          name_of(tensor.dtype()));
-}
-
-void require_same(const Tensor& first, const Tensor& second, const char* first_name,
-                  const char* second_name) {
-  require(first.shape() == second.shape(), "{} {} and {} {} must have one shape", first_name,
-          first.shape().to_string(), second_name, second.shape().to_string());
-  require(first.dtype() == second.dtype(), "{} ({}) and {} ({}) must have one dtype", first_name,
-          name_of(first.dtype()), second_name, name_of(second.dtype()));
-  require(first.device() == second.device(), "{} and {} must be on one device", first_name,
-          second_name);
-}
 
 void require_norm(const Tensor& x, const Tensor& weight, const Tensor& out) {
   require_rank(x, 2, "x");
@@ -91,6 +63,22 @@ void sum(std::span<const Tensor> inputs, std::span<const Tensor> outs) {
   backend(outs[0]).sum(inputs, outs);
 }
 
+void add(const Tensor& x, const Tensor& y) {
+  require(x.shape() == y.shape(), "cannot add shape {} to {}", x.shape().to_string(),
+          y.shape().to_string());
+  require(x.device() == y.device(), "an addition works within one device");
+  require_floating(x, "x");
+  require_floating(y, "y");
+  if (y.elements() == 0) return;
+  backend(y).add(x, y);
+}
+
+void scale(const Tensor& x, float factor) {
+  require_floating(x, "x");
+  if (x.elements() == 0) return;
+  backend(x).scale(x, factor);
+}
+
 void embedding(const Tensor& ids, const Tensor& table, std::int64_t first_row, const Tensor& out) {
   require_rank(ids, 1, "ids");
   require_rank(table, 2, "table");
@@ -121,7 +109,7 @@ void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
 }
 
 void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
-                      const Tensor& sines) {
+                      const Tensor& sines, bool inverse) {
   require_rank(x, 3, "x");
   require_rank(positions, 1, "positions");
   require_rank(cosines, 2, "cosines");
@@ -136,7 +124,7 @@ void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& co
           name_of(cosines.dtype()), cosines.dim(1));
   require_same(cosines, sines, "cosines", "sines");
   if (x.elements() == 0) return;
-  backend(x).rotary_embedding(x, positions, cosines, sines);
+  backend(x).rotary_embedding(x, positions, cosines, sines, inverse);
 }
 
 void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) {
@@ -179,6 +167,32 @@ void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accum
           name_of(x.dtype()), name_of(out.dtype()));
   if (out.elements() == 0) return;
   backend(x).matmul(x, weight, out, accumulate);
+}
+
+void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+             const Tensor& out, bool accumulate) {
+  require_rows(a, "a");
+  require_rows(b, "b");
+  require_rows(out, "out");
+  const auto extents = [](const Tensor& matrix, bool transpose) {
+    return Shape{matrix.dim(transpose ? 1 : 0), matrix.dim(transpose ? 0 : 1)};
+  };
+  const Shape left = extents(a, transpose_a);
+  const Shape right = extents(b, transpose_b);
+  require(left[1] == right[0] && out.dim(0) == left[0] && out.dim(1) == right[1],
+          "{} times {} does not give out {}", left.to_string(), right.to_string(),
+          out.shape().to_string());
+  require(out.dtype() == a.dtype() || out.dtype() == DType::f32,
+          "the product of {} tensors is {} or f32, found {}", name_of(a.dtype()),
+          name_of(a.dtype()), name_of(out.dtype()));
+  require(a.device() == out.device() && b.device() == out.device(),
+          "a product works within one device");
+  if (out.elements() == 0) return;
+  if (left[1] == 0) {
+    if (!accumulate) fill(out, 0.0F);
+    return;
+  }
+  backend(out).product(a, transpose_a, b, transpose_b, out, accumulate);
 }
 
 Tensor to_dtype(const Tensor& tensor, DType dtype) {

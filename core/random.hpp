@@ -57,4 +57,9 @@ struct RandomKey {
   return symmetric_uniform(random_words(key, index / 4)[index % 4]);
 }
 
+/// An element is dropped where its random word is less than this.
+[[nodiscard]] PORTOLAN_HOST_DEVICE inline std::uint32_t dropout_threshold(float probability) {
+  return static_cast<std::uint32_t>(static_cast<double>(probability) * 4294967296.0);
+}
+
 }  // namespace portolan

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/dtype.hpp"
+#include "core/gelu_kind.hpp"
 
 /// Model configurations: what a Hugging Face config.json says, checked, and the presets.
 namespace portolan {
@@ -82,9 +83,6 @@ struct LlamaConfig : CommonConfig {
   [[nodiscard]] LlamaConfig with_layers(std::int64_t count) const;
 };
 
-/// The activations of the architectures with a plain two-layer MLP.
-enum class GeluKind { erf, tanh };
-
 struct GptBigCodeConfig : CommonConfig {
   /// 1 with multi-query attention, else attention_heads.
   std::int64_t kv_heads = 1;
@@ -135,7 +133,11 @@ constexpr std::int64_t kMaximumPositions = std::int64_t{1} << 30;
 /// The same from text; `source` starts the messages.
 [[nodiscard]] ModelConfig parse_model_config(std::string_view text, const std::string& source);
 
-/// A built-in config: llama-7b, llama-13b, llama-70b (also 7b, 13b, 70b), llama-3-8b (8b), tiny.
+/// The text of a config.json that says the same, in the style of published repositories. The
+/// element type is written as dtype_name.
+[[nodiscard]] std::string config_text(const LlamaConfig& config);
+
+/// A built-in config: llama-7b, llama-13b, llama-70b (also 7b, 13b, 70b), llama-3-8b (8b), llama-34m (34m), tiny.
 /// UsageError for other names.
 [[nodiscard]] LlamaConfig preset_config(std::string_view name);
 /// Their full names.

@@ -24,11 +24,13 @@ struct Preset {
 
 // LLaMA 2 (H. Touvron et al., 2023), whose 7B and 13B have the sizes of LLaMA 1; LLaMA 3 (A.
 // Grattafiori et al., 2024).
-constexpr std::array<Preset, 5> kPresets{
+constexpr std::array<Preset, 6> kPresets{
     {{"llama-7b", "7b", 4096, 11008, 32, 32, 32, 32000, 4096, 10000.0, 1, 2},
      {"llama-13b", "13b", 5120, 13824, 40, 40, 40, 32000, 4096, 10000.0, 1, 2},
      {"llama-70b", "70b", 8192, 28672, 80, 64, 8, 32000, 4096, 10000.0, 1, 2},
      {"llama-3-8b", "8b", 4096, 14336, 32, 32, 8, 128256, 8192, 500000.0, 128000, 128001},
+     // Of a size that trains on two cores.
+     {"llama-34m", "34m", 512, 1376, 8, 8, 8, 8192, 2048, 10000.0, 1, 2},
      {"tiny", "tiny", 64, 176, 2, 4, 2, 256, 2048, 10000.0, 1, 2}}};
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/llama.hpp"
 
+#include <array>
 #include <cmath>
 
 #include "core/error.hpp"
@@ -9,9 +10,10 @@
 namespace portolan {
 namespace {
 
-Tensor rows(const Tensor& x) { return x.view({x.dim(0) * x.dim(1), x.dim(2)}); }
+using functional::rows;
 
-Tensor like(const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), x.device()); }
+constexpr std::array kRecomputations{Recomputation::none, Recomputation::selective,
+                                     Recomputation::full};
 
 /// Copies host integers to a device tensor.
 Tensor upload(const std::vector<std::int32_t>& values, const Shape& shape, Device device) {
@@ -24,18 +26,38 @@ Tensor upload(const std::vector<std::int32_t>& values, const Shape& shape, Devic
 
 }  // namespace
 
+std::string_view name_of(Recomputation recomputation) {
+  switch (recomputation) {
+    case Recomputation::none:
+      return "none";
+    case Recomputation::selective:
+      return "selective";
+    case Recomputation::full:
+      return "full";
+  }
+  return "";
+}
+
+Recomputation recomputation_from_name(std::string_view name) {
+  for (const Recomputation recomputation : kRecomputations) {
+    if (name_of(recomputation) == name) return recomputation;
+  }
+  throw UsageError(
+      fmt::format("unknown recomputation '{}'; known are none, selective, full", name));
+}
+
 Llama::Llama(const LlamaPlan& plan, const ParallelContext& context, WeightSource& source,
-             DType dtype, Device device, std::int64_t maximum_length)
+             DType dtype, Device device, std::int64_t maximum_length, ParameterUse use)
     : plan_(plan),
       context_(context),
       dtype_(dtype),
       device_(device),
       rotary_(make_rotary_tables(plan.config(), maximum_length, device)),
-      embedding_(Tensor(), 0, context.tensor(), false),
-      head_(Weight()) {
+      embedding_(nullptr, 0, context.tensor(), false),
+      head_(nullptr) {
   const ProfilingRegion region(device, "Portolan::Llama::load");
   const TensorParallelGroup& group = context.tensor();
-  const ShardLoader loader(plan_.parameters(), group.rank(), source, dtype, device);
+  const ShardLoader loader(plan_.parameters(), group.rank(), source, dtype, device, use);
   const std::string table = "model.embed_tokens.weight";
   embedding_ = VocabularyParallelEmbedding(loader.plain(table), loader.range(table).row_begin,
                                            group, plan_.embedding_is_sharded());
@@ -45,56 +67,67 @@ Llama::Llama(const LlamaPlan& plan, const ParallelContext& context, WeightSource
     const std::string attention = prefix + "self_attn.";
     layers_.push_back({loader.plain(prefix + "input_layernorm.weight"),
                        ColumnParallelLinear(
-                           loader.packed({attention + "q_proj.weight", attention + "k_proj.weight",
-                                          attention + "v_proj.weight"})),
-                       RowParallelLinear(loader.packed({attention + "o_proj.weight"}), group,
+                           loader.stacked({attention + "q_proj.weight", attention + "k_proj.weight",
+                                           attention + "v_proj.weight"})),
+                       RowParallelLinear(loader.stacked({attention + "o_proj.weight"}), group,
                                          plan_.attention_is_sharded()),
                        loader.plain(prefix + "post_attention_layernorm.weight"),
-                       ColumnParallelLinear(loader.packed(
+                       ColumnParallelLinear(loader.stacked(
                            {prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight"})),
-                       RowParallelLinear(loader.packed({prefix + "mlp.down_proj.weight"}), group,
+                       RowParallelLinear(loader.stacked({prefix + "mlp.down_proj.weight"}), group,
                                          plan_.mlp_is_sharded())});
   }
   final_norm_ = loader.plain("model.norm.weight");
-  head_ =
-      ColumnParallelLinear(plan_.config().tie_word_embeddings ? Weight::plain(embedding_.table())
-                                                              : loader.packed({"lm_head.weight"}));
+  head_ = ColumnParallelLinear(
+      plan_.config().tie_word_embeddings ? embedding_.table() : loader.stacked({"lm_head.weight"}));
   backend_of(device).synchronize();
 }
 
-std::int64_t Llama::weight_bytes() const {
-  std::size_t bytes = embedding_.table().bytes() + final_norm_.bytes();
-  if (!plan_.config().tie_word_embeddings) bytes += head_.weight().bytes();
+std::vector<ParameterPointer> Llama::parameters() const {
+  std::vector<ParameterPointer> parameters{embedding_.table()};
   for (const Layer& layer : layers_) {
-    bytes += layer.attention_norm.bytes() + layer.mlp_norm.bytes() + layer.qkv.weight().bytes() +
-             layer.attention_out.weight().bytes() + layer.gate_up.weight().bytes() +
-             layer.mlp_out.weight().bytes();
+    parameters.insert(parameters.end(),
+                      {layer.attention_norm, layer.qkv.weight(), layer.attention_out.weight(),
+                       layer.mlp_norm, layer.gate_up.weight(), layer.mlp_out.weight()});
   }
-  return static_cast<std::int64_t>(bytes);
+  parameters.push_back(final_norm_);
+  if (!plan_.config().tie_word_embeddings) parameters.push_back(head_.weight());
+  return parameters;
+}
+
+bool Llama::logits_are_sharded() const {
+  return plan_.vocabulary(context_.tensor().rank()).rows() < plan_.config().vocab_size;
+}
+
+std::int64_t Llama::weight_bytes() const {
+  std::int64_t bytes = 0;
+  for (const ParameterPointer& parameter : parameters()) bytes += parameter->bytes();
+  return bytes;
 }
 
 std::vector<const Weight*> Llama::product_weights() const {
   std::vector<const Weight*> weights;
   for (const Layer& layer : layers_) {
-    weights.insert(weights.end(), {&layer.qkv.weight(), &layer.attention_out.weight(),
-                                   &layer.gate_up.weight(), &layer.mlp_out.weight()});
+    weights.insert(weights.end(),
+                   {&layer.qkv.weight()->weight(), &layer.attention_out.weight()->weight(),
+                    &layer.gate_up.weight()->weight(), &layer.mlp_out.weight()->weight()});
   }
-  weights.push_back(&head_.weight());
+  weights.push_back(&head_.weight()->weight());
   return weights;
 }
 
-Tensor Llama::local_ids(std::span<const std::int32_t> ids, std::int64_t batch,
-                        const SequenceSharding& sharding) const {
-  const int rank = context_.mesh().coordinates().context;
-  const std::int64_t length = sharding.sequence_length();
+std::vector<std::int32_t> Llama::local_values(std::span<const std::int32_t> values,
+                                              std::int64_t batch) const {
+  const std::int64_t length = std::ssize(values) / batch;
+  const SequenceSharding sharding = context_.attention().sharding(length);
   std::vector<std::int32_t> local;
   for (std::int64_t b = 0; b < batch; ++b) {
-    for (const TokenRun& run : sharding.runs(rank)) {
-      const auto first = ids.begin() + b * length + run.position;
+    for (const TokenRun& run : sharding.runs(context_.mesh().coordinates().context)) {
+      const auto first = values.begin() + b * length + run.position;
       local.insert(local.end(), first, first + run.length);
     }
   }
-  return upload(local, {batch, sharding.local_tokens(rank)}, device_);
+  return local;
 }
 
 Tensor Llama::local_positions(std::int64_t batch, const SequenceSharding& sharding) const {
@@ -110,54 +143,63 @@ Tensor Llama::local_positions(std::int64_t batch, const SequenceSharding& shardi
   return upload(positions, {batch * sharding.local_tokens(rank)}, device_);
 }
 
-Tensor Llama::attention(const Layer& layer, const Tensor& normed, const Tensor& positions,
-                        const SequenceSharding& sharding) const {
+Variable Llama::attention(std::size_t index, const Variable& normed, const Pass& pass) const {
   const ProfilingRegion region(device_, "Portolan::Llama::attention");
+  const Layer& layer = layers_[index];
   const LlamaConfig& config = plan_.config();
   const int rank = context_.tensor().rank();
-  const std::int64_t tokens = sharding.local_tokens(context_.mesh().coordinates().context);
-  const std::int64_t heads = plan_.query_heads(rank);
-  const std::int64_t kv_heads = plan_.key_value_heads(rank);
-  const std::int64_t head_dim = config.head_dim;
+  SelfAttention attention{
+      .heads = plan_.query_heads(rank),
+      .kv_heads = plan_.key_value_heads(rank),
+      .head_dim = config.head_dim,
+      .groups = head_groups(plan_.first_query_head(rank), plan_.query_heads(rank),
+                            config.attention_heads / config.kv_heads),
+      .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim))),
+      .window = config.sliding_window.value_or(0)};
+  attention.dropout = {.probability = pass.options.attention_dropout,
+                       .key = pass.options.dropout_key,
+                       .first_head = plan_.first_query_head(rank)};
+  attention.dropout.key.stream += index;  // layers draw independently
 
-  const Tensor qkv = layer.qkv.forward(context_.tensor().enter(normed, tokens));
-  const auto part = [&](std::int64_t first_head, std::int64_t count) {
-    return qkv.slice(2, first_head * head_dim, (first_head + count) * head_dim).split_last(count);
-  };
-  const Tensor q = part(0, heads);
-  const Tensor k = part(heads, kv_heads);
-  const Tensor v = part(heads + kv_heads, kv_heads);
+  const Variable qkv = layer.qkv.forward(
+      context_.tensor().enter(normed, pass.tokens, plan_.attention_is_sharded(), pass.selective));
   // Queries and keys lie side by side, so one pass rotates both.
-  const Tensor rotated =
-      rows(qkv).slice(1, 0, (heads + kv_heads) * head_dim).split_last(heads + kv_heads);
-  ops::rotary_embedding(rotated, positions, rotary_.cosines, rotary_.sines);
-
-  const Tensor out =
-      Tensor::empty({qkv.dim(0), tokens, heads, head_dim}, qkv.dtype(), qkv.device());
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
-  const std::int64_t window = config.sliding_window.value_or(0);
-  const std::vector<HeadGroup> groups =
-      head_groups(plan_.first_query_head(rank), heads, config.attention_heads / config.kv_heads);
-  context_.attention().forward(q, k, v, groups, scale, window, sharding, out);
-  return layer.attention_out.forward(out.view({out.dim(0), tokens, heads * head_dim}));
+  const Variable rotated =
+      functional::rotary_embedding(qkv, attention.heads + attention.kv_heads, config.head_dim,
+                                   pass.positions, rotary_.cosines, rotary_.sines);
+  return layer.attention_out.forward(
+      self_attention(rotated, attention, context_.attention(), pass.sharding));
 }
 
-Tensor Llama::mlp(const Layer& layer, const Tensor& normed, std::int64_t tokens) const {
+Variable Llama::mlp(const Layer& layer, const Variable& normed, const Pass& pass) const {
   const ProfilingRegion region(device_, "Portolan::Llama::mlp");
   const auto expand = [&] {
-    const Tensor gate_up = layer.gate_up.forward(context_.tensor().enter(normed, tokens));
-    const std::int64_t features = gate_up.dim(2) / 2;
-    const Tensor activated =
-        Tensor::empty({gate_up.dim(0), tokens, features}, gate_up.dtype(), gate_up.device());
-    ops::swiglu(rows(gate_up).slice(1, 0, features), rows(gate_up).slice(1, features, 2 * features),
-                rows(activated));
-    return activated;
+    return functional::swiglu(layer.gate_up.forward(context_.tensor().enter(
+                                  normed, pass.tokens, plan_.mlp_is_sharded(), pass.selective)),
+                              pass.selective);
   };
   return layer.mlp_out.forward(expand());
 }
 
+functional::NormedSum Llama::block(std::size_t index, const Variable& normed,
+                                   const Variable& residual, const Pass& pass) const {
+  const Layer& layer = layers_[index];
+  const bool last = index + 1 == layers_.size();
+  const auto epsilon = static_cast<float>(plan_.config().rms_norm_epsilon);
+  const functional::NormedSum middle = functional::add_rms_norm(
+      attention(index, normed, pass), residual, layer.mlp_norm, epsilon, pass.selective);
+  return functional::add_rms_norm(mlp(layer, middle.normed, pass), middle.sum,
+                                  last ? final_norm_ : layers_[index + 1].attention_norm, epsilon,
+                                  pass.selective);
+}
+
 Tensor Llama::forward(std::span<const std::int32_t> ids, std::int64_t batch,
                       const HiddenStateObserver& observer) const {
+  return forward(ids, batch, ForwardOptions{.observer = observer}).value();
+}
+
+Variable Llama::forward(std::span<const std::int32_t> ids, std::int64_t batch,
+                        const ForwardOptions& options) const {
   const ProfilingRegion region(device_, "Portolan::Llama::forward");
   require(batch > 0 && !ids.empty() && static_cast<std::int64_t>(ids.size()) % batch == 0,
           "{} token ids do not form a batch of {} sequences", ids.size(), batch);
@@ -165,26 +207,41 @@ Tensor Llama::forward(std::span<const std::int32_t> ids, std::int64_t batch,
   require(length <= rotary_.cosines.dim(0), "a sequence of {} tokens exceeds the model's {}",
           length, rotary_.cosines.dim(0));
   const SequenceSharding sharding = context_.attention().sharding(length);
-  const std::int64_t tokens = sharding.local_tokens(context_.mesh().coordinates().context);
-  const Tensor positions = local_positions(batch, sharding);
-  const auto epsilon = static_cast<float>(plan_.config().rms_norm_epsilon);
+  const Pass pass{.sharding = sharding,
+                  .tokens = sharding.local_tokens(context_.mesh().coordinates().context),
+                  .positions = local_positions(batch, sharding),
+                  .options = options,
+                  .selective = options.recomputation == Recomputation::selective};
+  const auto observe = [&options](const std::string& name, const Variable& state) {
+    if (options.observer) options.observer(name, state.value());
+  };
 
-  const Tensor residual = embedding_.forward(local_ids(ids, batch, sharding));
-  const Tensor normed = like(residual);
-  if (observer) observer("embed", residual);
-  ops::rms_norm(rows(residual), layers_.front().attention_norm, epsilon, rows(normed));
+  Variable residual = embedding_.forward(
+      upload(local_values(ids, batch), {batch, pass.tokens}, device_), options.tape);
+  observe("embed", residual);
+  Variable normed =
+      functional::rms_norm(residual, layers_.front().attention_norm,
+                           static_cast<float>(plan_.config().rms_norm_epsilon), pass.selective);
   for (std::size_t index = 0; index < layers_.size(); ++index) {
-    const Layer& layer = layers_[index];
-    const bool last = index + 1 == layers_.size();
-    ops::add_rms_norm(rows(attention(layer, normed, positions, sharding)), rows(residual),
-                      layer.mlp_norm, epsilon, rows(normed));
-    ops::add_rms_norm(rows(mlp(layer, normed, tokens)), rows(residual),
-                      last ? final_norm_ : layers_[index + 1].attention_norm, epsilon,
-                      rows(normed));
-    if (observer) observer(fmt::format("layer.{}", index), residual);
+    if (options.tape != nullptr && options.recomputation == Recomputation::full) {
+      const std::vector<Variable> outputs = options.tape->checkpoint(
+          // By value: it runs again after this function has returned.
+          [this, index, pass](std::span<const Variable> inputs) {
+            functional::NormedSum result = block(index, inputs[0], inputs[1], pass);
+            return std::vector<Variable>{std::move(result.normed), std::move(result.sum)};
+          },
+          {normed, residual});
+      normed = outputs[0];
+      residual = outputs[1];
+    } else {
+      functional::NormedSum result = block(index, normed, residual, pass);
+      normed = std::move(result.normed);
+      residual = std::move(result.sum);
+    }
+    if (options.observer) observe(fmt::format("layer.{}", index), residual);
   }
-  if (observer) observer("final", normed);
-  return head_.forward(context_.tensor().enter(normed, tokens));
+  observe("final", normed);
+  return head_.forward(context_.tensor().enter(normed, pass.tokens, logits_are_sharded()));
 }
 
 Tensor Llama::gather_logits(const Tensor& logits, std::span<const std::int64_t> wanted,
@@ -192,7 +249,6 @@ Tensor Llama::gather_logits(const Tensor& logits, std::span<const std::int64_t> 
   const MeshCoordinates& coordinates = context_.mesh().coordinates();
   const SequenceSharding sharding(length, context_.mesh().shape().context);
   const ShardRange vocabulary = plan_.vocabulary(coordinates.tensor);
-  const bool columns_sharded = vocabulary.rows() < plan_.config().vocab_size;
   const Tensor gathered = Tensor::empty(
       {static_cast<std::int64_t>(wanted.size()), plan_.config().vocab_size}, DType::f32, device_);
   ops::fill(gathered, 0.0F);
@@ -202,7 +258,7 @@ Tensor Llama::gather_logits(const Tensor& logits, std::span<const std::int64_t> 
     require(wanted[i] >= 0 && sequence < logits.dim(0), "logit row {} lies outside the batch",
             wanted[i]);
     // Replicated logits are contributed once.
-    if (!columns_sharded && coordinates.tensor != 0) continue;
+    if (!logits_are_sharded() && coordinates.tensor != 0) continue;
     std::int64_t row = 0;
     for (const TokenRun& run : sharding.runs(coordinates.context)) {
       if (position >= run.position && position < run.position + run.length) {

@@ -71,11 +71,11 @@ std::unique_ptr<WeightSource> make_checkpoint_weights(const Checkpoint& checkpoi
   return std::make_unique<CheckpointWeights>(checkpoint);
 }
 
-Tensor ShardLoader::plain(const std::string& name) const {
+Tensor ShardLoader::read_plain(const std::string& name, DType dtype) const {
   const PlannedParameter& parameter = plan_.at(name);
   const ShardRange& block = range(name);
-  const Tensor matrix = Tensor::empty({block.rows(), block.columns()}, dtype_, device_);
-  const std::int64_t step = rows_per_chunk(block.columns(), dtype_);
+  const Tensor matrix = Tensor::empty({block.rows(), block.columns()}, dtype, device_);
+  const std::int64_t step = rows_per_chunk(block.columns(), dtype);
   for (std::int64_t row = 0; row < block.rows(); row += step) {
     const Tensor chunk = matrix.slice(0, row, std::min(row + step, block.rows()));
     source_.read(parameter, block.row_begin + row, block.column_begin, chunk);
@@ -83,22 +83,42 @@ Tensor ShardLoader::plain(const std::string& name) const {
   return parameter.shape.rank() == 1 ? matrix.view({block.rows()}) : matrix;
 }
 
-Weight ShardLoader::packed(const std::vector<std::string>& names) const {
+ParameterPointer ShardLoader::plain(const std::string& name) const {
+  const std::vector<ParameterSegment> segments{{name, 0, range(name).rows()}};
+  if (use_ == ParameterUse::training) {
+    return Parameter::trainable(segments, read_plain(name, DType::f32), dtype_);
+  }
+  return std::make_shared<Parameter>(segments, read_plain(name, dtype_));
+}
+
+ParameterPointer ShardLoader::stacked(const std::vector<std::string>& names) const {
   const std::int64_t columns = range(names.front()).columns();
+  std::vector<ParameterSegment> segments;
   std::int64_t outputs = 0;
   for (const std::string& name : names) {
     require(range(name).columns() == columns,
             "matrices stacked for one product differ in width: {}", name);
+    segments.push_back({name, outputs, outputs + range(name).rows()});
     outputs += range(name).rows();
   }
-  Backend& backend = backend_of(device_);
-  const bool pack = outputs > 0 && columns > 0 &&
-                    backend.packed_layout(outputs, columns, dtype_) == WeightLayout::panels;
-  const Weight weight = pack ? backend.allocate_packed(outputs, columns, dtype_)
-                             : Weight::plain(Tensor::empty({outputs, columns}, dtype_, device_));
-  const std::int64_t step = rows_per_chunk(columns, dtype_);
+  if (use_ == ParameterUse::training) {
+    return Parameter::trainable(segments, read_stacked(names, outputs, DType::f32, false).storage(),
+                                dtype_);
+  }
+  const bool pack =
+      outputs > 0 && columns > 0 &&
+      backend_of(device_).packed_layout(outputs, columns, dtype_) == WeightLayout::panels;
+  return std::make_shared<Parameter>(segments, read_stacked(names, outputs, dtype_, pack));
+}
+
+Weight ShardLoader::read_stacked(const std::vector<std::string>& names, std::int64_t outputs,
+                                 DType dtype, bool pack) const {
+  const std::int64_t columns = range(names.front()).columns();
+  const Weight weight = pack ? backend_of(device_).allocate_packed(outputs, columns, dtype)
+                             : Weight::plain(Tensor::empty({outputs, columns}, dtype, device_));
+  const std::int64_t step = rows_per_chunk(columns, dtype);
   const Tensor scratch =
-      pack ? Tensor::empty({std::min(step, outputs), columns}, dtype_, device_) : Tensor();
+      pack ? Tensor::empty({std::min(step, outputs), columns}, dtype, device_) : Tensor();
 
   for (std::int64_t begin = 0; begin < outputs; begin += step) {
     const std::int64_t end = std::min(begin + step, outputs);

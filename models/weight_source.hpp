@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/tensor.hpp"
-#include "core/weight.hpp"
+#include "core/parameter.hpp"
 #include "models/checkpoint.hpp"
 #include "parallel/plan.hpp"
 
@@ -31,28 +30,37 @@ class WeightSource {
 /// `checkpoint` must outlive the source.
 [[nodiscard]] std::unique_ptr<WeightSource> make_checkpoint_weights(const Checkpoint& checkpoint);
 
+enum class ParameterUse { inference, training };
+
 /// Loads a rank's shards. No more than a few MB of scratch exist beside what it returns.
 class ShardLoader {
  public:
-  ShardLoader(const ResolvedPlan& plan, int rank, WeightSource& source, DType dtype, Device device)
-      : plan_(plan), rank_(rank), source_(source), dtype_(dtype), device_(device) {}
+  /// `dtype` is what the model computes in; masters of trained parameters are f32.
+  ShardLoader(const ResolvedPlan& plan, int rank, WeightSource& source, DType dtype, Device device,
+              ParameterUse use)
+      : plan_(plan), rank_(rank), source_(source), dtype_(dtype), device_(device), use_(use) {}
 
-  /// The shard as a plain tensor, [rows] or [rows, columns].
-  [[nodiscard]] Tensor plain(const std::string& name) const;
-  /// One weight for a product by several matrices stacked on their output features (fused q, k, v),
-  /// packed for inference.
-  [[nodiscard]] Weight packed(const std::vector<std::string>& names) const;
+  /// A norm weight or an embedding table: plain, [rows] or [rows, columns].
+  [[nodiscard]] ParameterPointer plain(const std::string& name) const;
+  /// For a product by several matrices stacked on their output features (fused q, k, v): packed if
+  /// it is for inference.
+  [[nodiscard]] ParameterPointer stacked(const std::vector<std::string>& names) const;
 
   [[nodiscard]] const ShardRange& range(const std::string& name) const {
     return plan_.at(name).ranges[static_cast<std::size_t>(rank_)];
   }
 
  private:
+  [[nodiscard]] Tensor read_plain(const std::string& name, DType dtype) const;
+  [[nodiscard]] Weight read_stacked(const std::vector<std::string>& names, std::int64_t outputs,
+                                    DType dtype, bool pack) const;
+
   const ResolvedPlan& plan_;
   int rank_;
   WeightSource& source_;
   DType dtype_;
   Device device_;
+  ParameterUse use_;
 };
 
 }  // namespace portolan

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/communicator.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "core/backend.hpp"
@@ -118,23 +120,39 @@ class DeviceRotation final : public RingRotation {
 }  // namespace
 
 /// Counts one call, and its time until the end of the scope.
+/// Counts one call and the time inside, which is at least that of an emulated link.
 class CallTimer {
  public:
-  CallTimer(Communicator& communicator, Collective collective, std::int64_t calls,
+  /// `messages` that follow each other, as rings of messages send a collective's bytes.
+  CallTimer(Communicator& communicator, Collective collective, std::int64_t messages,
             std::int64_t bytes)
-      : counters_(communicator.counters_[static_cast<std::size_t>(collective)]) {
-    counters_.calls += calls;
+      : CallTimer(communicator, collective) {
+    ++counters_.calls;
     counters_.bytes += bytes;
+    if (link_.active()) least_seconds_ = link_.seconds(messages, bytes);
   }
+  /// A part of a call that is counted elsewhere.
+  CallTimer(Communicator& communicator, Collective collective)
+      : link_(communicator.link_),
+        counters_(communicator.counters_[static_cast<std::size_t>(collective)]) {}
   ~CallTimer() {
+    if (least_seconds_ > 0.0) wait_until(start_, least_seconds_);
     counters_.seconds +=
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
   CallTimer(const CallTimer&) = delete;
   CallTimer& operator=(const CallTimer&) = delete;
 
+  /// The transfer began earlier than the call.
+  void begun_at(std::chrono::steady_clock::time_point time) {
+    const double ahead = std::chrono::duration<double>(start_ - time).count();
+    least_seconds_ = std::max(0.0, least_seconds_ - ahead);
+  }
+
  private:
+  const LinkEmulation& link_;
   CollectiveCounters& counters_;
+  double least_seconds_ = 0.0;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
@@ -145,23 +163,27 @@ class CountedRotation final : public RingRotation {
   CountedRotation(Communicator& communicator, std::unique_ptr<RingRotation> rotation)
       : communicator_(communicator), rotation_(std::move(rotation)) {}
   ~CountedRotation() override {
-    const CallTimer timer(communicator_, Collective::ring_shift, 0, 0);
+    const CallTimer timer(communicator_, Collective::ring_shift);
     rotation_.reset();
   }
   [[nodiscard]] int source() const override { return rotation_->source(); }
   [[nodiscard]] const Tensor& current() const override { return rotation_->current(); }
   void prefetch() override {
-    const CallTimer timer(communicator_, Collective::ring_shift, 0, 0);
+    const CallTimer timer(communicator_, Collective::ring_shift);
+    if (!sent_for_) sent_for_ = std::chrono::steady_clock::now();
     rotation_->prefetch();
   }
   void advance() override {
-    const CallTimer timer(communicator_, Collective::ring_shift, 1, bytes_of(rotation_->current()));
+    CallTimer timer(communicator_, Collective::ring_shift, 1, bytes_of(rotation_->current()));
+    if (sent_for_) timer.begun_at(*sent_for_);
+    sent_for_.reset();
     rotation_->advance();
   }
 
  private:
   Communicator& communicator_;
   std::unique_ptr<RingRotation> rotation_;
+  std::optional<std::chrono::steady_clock::time_point> sent_for_;  // the next block
 };
 
 }  // namespace
@@ -190,7 +212,7 @@ void Communicator::all_reduce(const Tensor& x) {
   if (size() == 1) return;
   const std::int64_t share = Partition::even(x.elements(), size()).share(rank());
   const CallTimer timer(
-      *this, Collective::all_reduce, 1,
+      *this, Collective::all_reduce, 2 * (size() - 1),
       std::int64_t{2} * (size() - 1) * share * static_cast<std::int64_t>(size_of(x.dtype())));
   if (x.elements() == 0) return;
   if (serves(x.device())) return do_all_reduce(x);
@@ -205,7 +227,8 @@ void Communicator::all_gather(const Tensor& shard, const Tensor& full, int dimen
   const PartitionedLayout layout =
       require_partitioned(full, shard, dimension, partition, rank(), size(), "all_gather");
   if (size() == 1) return do_all_gather(shard, full, layout, partition);
-  const CallTimer timer(*this, Collective::all_gather, 1, bytes_of(full) - bytes_of(shard));
+  const CallTimer timer(*this, Collective::all_gather, size() - 1,
+                        bytes_of(full) - bytes_of(shard));
   if (full.elements() == 0) return;
   if (serves(full.device())) return do_all_gather(shard, full, layout, partition);
   HostStage source(*this, shard);
@@ -221,7 +244,8 @@ void Communicator::reduce_scatter(const Tensor& full, const Tensor& shard, int d
       require_partitioned(full, shard, dimension, partition, rank(), size(), "reduce_scatter");
   require_summable(full, "reduce_scatter");
   if (size() == 1) return do_reduce_scatter(full, shard, layout, partition);
-  const CallTimer timer(*this, Collective::reduce_scatter, 1, (size() - 1) * bytes_of(shard));
+  const CallTimer timer(*this, Collective::reduce_scatter, size() - 1,
+                        (size() - 1) * bytes_of(shard));
   if (full.elements() == 0) return;
   if (serves(full.device())) return do_reduce_scatter(full, shard, layout, partition);
   HostStage source(*this, full);
@@ -253,7 +277,7 @@ void Communicator::barrier() {
 std::unique_ptr<RingRotation> Communicator::rotate(const Tensor& own) {
   require_dense(own, "block", "a ring rotation");
   if (size() == 1) return std::make_unique<LocalRotation>(own, 0, 1);
-  const CallTimer timer(*this, Collective::ring_shift, 0, 0);
+  const CallTimer timer(*this, Collective::ring_shift);
   std::unique_ptr<RingRotation> rotation;
   if (own.elements() == 0) {
     rotation = std::make_unique<LocalRotation>(own, rank(), size());

@@ -12,6 +12,7 @@
 
 #include "core/allocator.hpp"
 #include "core/tensor.hpp"
+#include "parallel/link_emulation.hpp"
 #include "parallel/partition.hpp"
 
 namespace portolan {
@@ -113,6 +114,16 @@ class Communicator {
   /// Collective. They do not need this one to live on.
   [[nodiscard]] virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 
+  /// Tells the peers, where the transport can, that this rank will not go on: their present or next
+  /// call throws with the reason. Destroying a communicator while an exception passes does the
+  /// same.
+  virtual void give_up(const std::string& reason) noexcept { static_cast<void>(reason); }
+
+  /// Makes every collective take at least as long as on that link. Parts made by split() before or
+  /// after have their own.
+  void emulate_link(const LinkEmulation& link) noexcept { link_ = link; }
+  [[nodiscard]] const LinkEmulation& emulated_link() const noexcept { return link_; }
+
   [[nodiscard]] const CommunicationCounters& counters() const noexcept { return counters_; }
   void reset_counters() noexcept { counters_ = {}; }
 
@@ -135,6 +146,7 @@ class Communicator {
 
  private:
   friend class CallTimer;
+  LinkEmulation link_;
   CommunicationCounters counters_{};
 };
 

@@ -12,11 +12,40 @@ namespace {
 Tensor query_heads(const Tensor& x, const HeadGroup& group) {
   return x.slice(2, group.query_begin, group.query_end);
 }
+Tensor key_heads(const Tensor& x, const HeadGroup& group) {
+  return x.slice(2, group.kv_begin, group.kv_end);
+}
+/// Of [B, H, s].
+Tensor row_heads(const Tensor& x, const HeadGroup& group) {
+  return x.slice(1, group.query_begin, group.query_end);
+}
 
-AttentionProblem problem(const Tensor& q, const Tensor& k, const Tensor& v, const HeadGroup& group,
-                         const AttentionMask& mask, float scale) {
-  return {query_heads(q, group), k.slice(2, group.kv_begin, group.kv_end),
-          v.slice(2, group.kv_begin, group.kv_end), mask, scale};
+Tensor like(const Tensor& x, DType dtype) { return Tensor::empty(x.shape(), dtype, x.device()); }
+
+AttentionProblem problem(const AttentionOperands& operands, const HeadGroup& group,
+                         const AttentionMask& mask, const SelfAttention& attention) {
+  AttentionDropout dropout = attention.dropout;
+  dropout.first_head += group.query_begin;
+  return {query_heads(operands.q, group),
+          key_heads(operands.k, group),
+          key_heads(operands.v, group),
+          mask,
+          attention.scale,
+          dropout};
+}
+
+AttentionGradients gradients_of(const HeadGroup& group, const Tensor& grad_out,
+                                const Tensor& log_sum_exp, const Tensor& delta,
+                                const AttentionOperands& gradients) {
+  return {query_heads(grad_out, group),  row_heads(log_sum_exp, group),
+          row_heads(delta, group),       query_heads(gradients.q, group),
+          key_heads(gradients.k, group), key_heads(gradients.v, group)};
+}
+
+Tensor delta_of(const AttentionResult& result, const Tensor& grad_out) {
+  const Tensor delta = like(result.log_sum_exp, DType::f32);
+  attention_delta(result.out, grad_out, delta);
+  return delta;
 }
 
 class LocalAttention final : public AttentionStrategy {
@@ -25,13 +54,28 @@ class LocalAttention final : public AttentionStrategy {
     return {sequence_length, 1};
   }
 
-  void forward(const Tensor& q, const Tensor& k, const Tensor& v, std::span<const HeadGroup> groups,
-               float scale, std::int64_t window, const SequenceSharding& /*sharding*/,
-               const Tensor& out) const override {
-    const AttentionMask mask{.causal = true, .window = window, .query_runs = {}, .key_runs = {}};
-    for (const HeadGroup& group : groups) {
-      attention_forward(problem(q, k, v, group, mask, scale), query_heads(out, group));
+  void forward(const AttentionOperands& operands, const SelfAttention& attention,
+               const SequenceSharding& /*sharding*/, const AttentionResult& result) const override {
+    for (const HeadGroup& group : attention.groups) {
+      attention_forward(
+          problem(operands, group, mask(attention), attention), query_heads(result.out, group),
+          result.log_sum_exp.defined() ? row_heads(result.log_sum_exp, group) : Tensor());
     }
+  }
+
+  void backward(const AttentionOperands& operands, const SelfAttention& attention,
+                const SequenceSharding& /*sharding*/, const AttentionResult& result,
+                const Tensor& grad_out, const AttentionOperands& gradients) const override {
+    const Tensor delta = delta_of(result, grad_out);
+    for (const HeadGroup& group : attention.groups) {
+      attention_backward(problem(operands, group, mask(attention), attention),
+                         gradients_of(group, grad_out, result.log_sum_exp, delta, gradients));
+    }
+  }
+
+ private:
+  static AttentionMask mask(const SelfAttention& attention) {
+    return {.causal = true, .window = attention.window};
   }
 };
 
@@ -43,48 +87,113 @@ class RingAttention final : public AttentionStrategy {
     return {sequence_length, communicator_.size()};
   }
 
-  void forward(const Tensor& q, const Tensor& k, const Tensor& v, std::span<const HeadGroup> groups,
-               float scale, std::int64_t window, const SequenceSharding& sharding,
-               const Tensor& out) const override {
-    const std::int64_t batch = q.dim(0);
-    const std::int64_t tokens = q.dim(1);
-    const std::int64_t padded = sharding.largest_local_tokens();
-    const Tensor own =
-        communicator_.allocate({2, batch, padded, k.dim(2), k.dim(3)}, k.dtype(), k.device());
-    ops::copy(k, keys(own, tokens));
-    ops::copy(v, values(own, tokens));
-
-    const Tensor sum = Tensor::empty(q.shape(), DType::f32, q.device());
-    const Tensor log_sum_exp = Tensor::empty({batch, q.dim(2), tokens}, DType::f32, q.device());
-    const Tensor block_sum = Tensor::empty(q.shape(), DType::f32, q.device());
-    const Tensor block_log_sum_exp = Tensor::empty(log_sum_exp.shape(), DType::f32, q.device());
-
-    const std::unique_ptr<RingRotation> rotation = communicator_.rotate(own);
-    const std::vector<TokenRun> query_runs = sharding.runs(communicator_.rank());
-    for (int step = 0; step < communicator_.size(); ++step) {
-      if (step > 0) rotation->advance();
-      if (step + 1 < communicator_.size()) rotation->prefetch();
-      const std::int64_t block_tokens = sharding.local_tokens(rotation->source());
-      const AttentionMask mask{.causal = true,
-                               .window = window,
-                               .query_runs = query_runs,
-                               .key_runs = sharding.runs(rotation->source())};
-      if (step > 0 && visible_scores(mask, tokens, block_tokens) == 0) continue;
-      const Tensor block_keys = keys(rotation->current(), block_tokens);
-      const Tensor block_values = values(rotation->current(), block_tokens);
+  void forward(const AttentionOperands& operands, const SelfAttention& attention,
+               const SequenceSharding& sharding, const AttentionResult& result) const override {
+    const Tensor& q = operands.q;
+    const Tensor sum = like(q, DType::f32);
+    const Tensor log_sum_exp =
+        result.log_sum_exp.defined()
+            ? result.log_sum_exp
+            : Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, DType::f32, q.device());
+    const Tensor block_sum = like(q, DType::f32);
+    const Tensor block_log_sum_exp = like(log_sum_exp, DType::f32);
+    const Tensor own = key_value_block(operands, sharding);
+    for_each_block(own, sharding, attention, q.dim(1), [&](int step, const Block& block) {
+      if (block.hidden && step > 0) return;
       const Tensor& partial = step == 0 ? sum : block_sum;
       const Tensor& partial_lse = step == 0 ? log_sum_exp : block_log_sum_exp;
-      for (const HeadGroup& group : groups) {
-        attention_partial(problem(q, block_keys, block_values, group, mask, scale),
-                          query_heads(partial, group),
-                          partial_lse.slice(1, group.query_begin, group.query_end));
+      for (const HeadGroup& group : attention.groups) {
+        attention_partial(problem({q, block.keys, block.values}, group, block.mask, attention),
+                          query_heads(partial, group), row_heads(partial_lse, group));
       }
       if (step > 0) attention_merge(block_sum, block_log_sum_exp, sum, log_sum_exp);
-    }
-    ops::copy(sum, out);
+    });
+    ops::copy(sum, result.out);
+  }
+
+  void backward(const AttentionOperands& operands, const SelfAttention& attention,
+                const SequenceSharding& sharding, const AttentionResult& result,
+                const Tensor& grad_out, const AttentionOperands& gradients) const override {
+    const Tensor& q = operands.q;
+    const Tensor delta = delta_of(result, grad_out);
+    const Tensor dq = like(q, DType::f32);
+    ops::fill(dq, 0.0F);
+    const Tensor own = key_value_block(operands, sharding);
+    const Tensor contribution = like(own, DType::f32);
+    // The gradients of a block: on their way from the rank before, which is done with them.
+    std::unique_ptr<RingRotation> travelling;
+    for_each_block(own, sharding, attention, q.dim(1), [&](int step, const Block& block) {
+      ops::fill(contribution, 0.0F);
+      if (!block.hidden) {
+        const AttentionOperands block_gradients{dq, keys(contribution, block.tokens),
+                                                values(contribution, block.tokens)};
+        for (const HeadGroup& group : attention.groups) {
+          AttentionGradients parts =
+              gradients_of(group, grad_out, result.log_sum_exp, delta, block_gradients);
+          parts.accumulate = true;
+          attention_backward(problem({q, block.keys, block.values}, group, block.mask, attention),
+                             parts);
+        }
+      }
+      const Tensor gathered = communicator_.allocate(own.shape(), DType::f32, own.device());
+      ops::copy(contribution, gathered);
+      if (step > 0) {
+        travelling->advance();
+        ops::add(travelling->current(), gathered);
+        travelling.reset();
+      }
+      travelling = communicator_.rotate(gathered);
+      travelling->prefetch();
+    });
+    travelling->advance();
+    ops::copy(dq, gradients.q);
+    ops::copy(keys(travelling->current(), q.dim(1)), gradients.k);
+    ops::copy(values(travelling->current(), q.dim(1)), gradients.v);
   }
 
  private:
+  /// Keys and values of one rank's tokens, and how this rank's queries see them.
+  struct Block {
+    Tensor keys;
+    Tensor values;
+    std::int64_t tokens = 0;
+    AttentionMask mask;
+    bool hidden = false;  ///< no query sees any of it
+  };
+
+  /// [2, B, largest share, Hkv, D], this rank's tokens first.
+  [[nodiscard]] Tensor key_value_block(const AttentionOperands& operands,
+                                       const SequenceSharding& sharding) const {
+    const Tensor& k = operands.k;
+    const Tensor own = communicator_.allocate(
+        {2, k.dim(0), sharding.largest_local_tokens(), k.dim(2), k.dim(3)}, k.dtype(), k.device());
+    ops::copy(k, keys(own, k.dim(1)));
+    ops::copy(operands.v, values(own, k.dim(1)));
+    return own;
+  }
+
+  /// Sends the blocks round the ring and calls visit(step, block) for each, the own one first.
+  template <typename Visit>
+  void for_each_block(const Tensor& own, const SequenceSharding& sharding,
+                      const SelfAttention& attention, std::int64_t query_tokens,
+                      Visit&& visit) const {
+    const std::unique_ptr<RingRotation> rotation = communicator_.rotate(own);
+    for (int step = 0; step < communicator_.size(); ++step) {
+      if (step > 0) rotation->advance();
+      if (step + 1 < communicator_.size()) rotation->prefetch();
+      const int source = rotation->source();
+      Block block;
+      block.tokens = sharding.local_tokens(source);
+      block.keys = keys(rotation->current(), block.tokens);
+      block.values = values(rotation->current(), block.tokens);
+      block.mask.window = attention.window;
+      block.mask.query_runs = sharding.runs(communicator_.rank());
+      block.mask.key_runs = sharding.runs(source);
+      block.hidden = visible_scores(block.mask, query_tokens, block.tokens) == 0;
+      visit(step, block);
+    }
+  }
+
   static Tensor part(const Tensor& block, std::int64_t index, std::int64_t tokens) {
     const Shape& shape = block.shape();
     return block.slice(0, index, index + 1)
@@ -98,6 +207,36 @@ class RingAttention final : public AttentionStrategy {
 };
 
 }  // namespace
+
+AttentionOperands AttentionOperands::of(const Tensor& x, const SelfAttention& attention) {
+  const auto part = [&](std::int64_t first_head, std::int64_t count) {
+    return x.slice(2, first_head * attention.head_dim, (first_head + count) * attention.head_dim)
+        .split_last(count);
+  };
+  return {part(0, attention.heads), part(attention.heads, attention.kv_heads),
+          part(attention.heads + attention.kv_heads, attention.kv_heads)};
+}
+
+Variable self_attention(const Variable& x, const SelfAttention& attention,
+                        const AttentionStrategy& strategy, const SequenceSharding& sharding) {
+  const AttentionOperands operands = AttentionOperands::of(x.value(), attention);
+  const Tensor& q = operands.q;
+  AttentionResult result{like(q, q.dtype()), {}};
+  Tape* tape = x.tape();
+  if (tape != nullptr) {
+    result.log_sum_exp = Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, DType::f32, q.device());
+  }
+  strategy.forward(operands, attention, sharding, result);
+  const Tensor flat = result.out.view({q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
+  if (tape == nullptr) return flat;
+  return tape->record(flat, {}, [=, &strategy](OutputGradients gradients) {
+    const Tensor grad_x = like(x.value(), x.value().dtype());
+    strategy.backward(AttentionOperands::of(x.value(), attention), attention, sharding, result,
+                      gradients[0].value.view(result.out.shape()),
+                      AttentionOperands::of(grad_x, attention));
+    tape->contribute(x.target(), grad_x);
+  });
+}
 
 SequenceSharding::SequenceSharding(std::int64_t sequence_length, int ranks)
     : chunks_(Partition::even(sequence_length, 2 * ranks)) {}
@@ -156,6 +295,16 @@ std::int64_t ring_attention_bytes(const SequenceSharding& sharding, std::int64_t
   const std::int64_t ranks = sharding.ranks();
   return ranks * (ranks - 1) * 2 * batch * sharding.largest_local_tokens() * kv_heads * head_dim *
          static_cast<std::int64_t>(size_of(dtype));
+}
+
+std::int64_t ring_attention_backward_bytes(const SequenceSharding& sharding, std::int64_t batch,
+                                           std::int64_t kv_heads, std::int64_t head_dim,
+                                           DType dtype) {
+  const std::int64_t ranks = sharding.ranks();
+  if (ranks == 1) return 0;
+  return ring_attention_bytes(sharding, batch, kv_heads, head_dim, dtype) +
+         ring_attention_bytes(sharding, batch, kv_heads, head_dim, DType::f32) / (ranks - 1) *
+             ranks;
 }
 
 }  // namespace portolan

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "attention/attention.hpp"
-#include "core/tensor.hpp"
+#include "core/tape.hpp"
 #include "parallel/communicator.hpp"
 
 namespace portolan {
@@ -46,27 +46,61 @@ struct HeadGroup {
 [[nodiscard]] std::vector<HeadGroup> head_groups(std::int64_t first_head, std::int64_t heads,
                                                  std::int64_t group_size);
 
+/// One layer's causal self-attention over whole sequences of `sharding.sequence_length()` tokens.
+struct SelfAttention {
+  std::int64_t heads = 0;     ///< query heads of this rank
+  std::int64_t kv_heads = 0;  ///< key/value heads of this rank
+  std::int64_t head_dim = 0;
+  std::vector<HeadGroup> groups;  ///< cover all heads
+  float scale = 1.0F;
+  std::int64_t window = 0;  ///< 0: none
+  AttentionDropout dropout = {};
+};
+
+/// q [B, s, H, D], k and v [B, s, Hkv, D] with s this rank's tokens, or gradients of these.
+struct AttentionOperands {
+  Tensor q;
+  Tensor k;
+  Tensor v;
+
+  /// Parts of x [B, s, (H + 2 Hkv) D], where they lie side by side in this order.
+  [[nodiscard]] static AttentionOperands of(const Tensor& x, const SelfAttention& attention);
+};
+
+/// What a forward pass leaves for its gradient.
+struct AttentionResult {
+  Tensor out;          ///< like q
+  Tensor log_sum_exp;  ///< [B, H, s] f32; undefined: not wanted
+};
+
 /// How a layer's attention is computed over the ranks that hold the sequence.
 class AttentionStrategy {
  public:
   virtual ~AttentionStrategy() = default;
   /// How a sequence is dealt. One rank: a single run.
   [[nodiscard]] virtual SequenceSharding sharding(std::int64_t sequence_length) const = 0;
-  /// Self-attention over the whole sequence of `sharding.sequence_length()` tokens. q [B, s, H, D],
-  /// k, v [B, s, Hkv, D] with s this rank's tokens; `groups` cover all heads; out like q. window 0:
-  /// none.
-  virtual void forward(const Tensor& q, const Tensor& k, const Tensor& v,
-                       std::span<const HeadGroup> groups, float scale, std::int64_t window,
-                       const SequenceSharding& sharding, const Tensor& out) const = 0;
+  virtual void forward(const AttentionOperands& operands, const SelfAttention& attention,
+                       const SequenceSharding& sharding, const AttentionResult& result) const = 0;
+  /// Writes the gradients of the operands. grad_out like out.
+  virtual void backward(const AttentionOperands& operands, const SelfAttention& attention,
+                        const SequenceSharding& sharding, const AttentionResult& result,
+                        const Tensor& grad_out, const AttentionOperands& gradients) const = 0;
 };
+
+/// x [B, s, (H + 2 Hkv) D] -> [B, s, H D]; recorded if x is on a tape. `strategy` must outlive it.
+[[nodiscard]] Variable self_attention(const Variable& x, const SelfAttention& attention,
+                                      const AttentionStrategy& strategy,
+                                      const SequenceSharding& sharding);
 
 /// The whole sequence is here.
 [[nodiscard]] std::unique_ptr<AttentionStrategy> make_local_attention();
 
 /// Ring attention (Liu, Zaharia, Abbeel 2023, arXiv:2310.01889): the ranks' key/value blocks, as
 /// they are stored (grouped heads are not expanded), travel round the ring once, each while the
-/// block before it is used; partial results merge by log-sum-exp in f32. A rank holds its own block
-/// and at most two in flight. `communicator` must outlive the strategy.
+/// block before it is used; partial results merge by log-sum-exp in f32. In the backward pass they
+/// travel once more, and the f32 gradients of each block follow one step behind, gathering every
+/// rank's contribution on their way home. A rank holds its own block and at most two in flight.
+/// `communicator` must outlive the strategy.
 [[nodiscard]] std::unique_ptr<AttentionStrategy> make_ring_attention(Communicator& communicator);
 
 /// Bytes that all ranks together receive in one forward pass of ring attention over one layer:
@@ -75,5 +109,9 @@ class AttentionStrategy {
 [[nodiscard]] std::int64_t ring_attention_bytes(const SequenceSharding& sharding,
                                                 std::int64_t batch, std::int64_t kv_heads,
                                                 std::int64_t head_dim, DType dtype);
+/// The same for the backward pass: the blocks once more, and their f32 gradients p times.
+[[nodiscard]] std::int64_t ring_attention_backward_bytes(const SequenceSharding& sharding,
+                                                         std::int64_t batch, std::int64_t kv_heads,
+                                                         std::int64_t head_dim, DType dtype);
 
 }  // namespace portolan

@@ -9,7 +9,9 @@ namespace {
 std::unique_ptr<Communicator> axis(Communicator& world, int extent, int color, int key) {
   // Every rank takes the same branch, so the collective split is called by all or by none.
   if (extent == 1) return make_single_communicator();
-  return world.split(color, key);
+  std::unique_ptr<Communicator> part = world.split(color, key);
+  part->emulate_link(world.emulated_link());
+  return part;
 }
 
 }  // namespace

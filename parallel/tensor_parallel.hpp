@@ -3,8 +3,7 @@
 
 #include <cstdint>
 
-#include "core/tensor.hpp"
-#include "core/weight.hpp"
+#include "core/functional.hpp"
 #include "parallel/communicator.hpp"
 
 /// Tensor parallelism (Shoeybi et al. 2019, arXiv:1909.08053) and its sequence-parallel form
@@ -39,18 +38,26 @@ class TensorParallelGroup {
   }
 
   /// Into a block: activation [B, local tokens, hidden] -> [B, S, hidden], whole on each rank.
-  [[nodiscard]] Tensor enter(const Tensor& activation, std::int64_t sequence_length) const;
+  /// `sharded`: the block's ranks each do a part, so that the gradients they return are summed;
+  /// otherwise each does all of it and has the whole gradient. With `recompute` nodes keep what
+  /// `activation` keeps and gather it again.
+  [[nodiscard]] Variable enter(const Variable& activation, std::int64_t sequence_length,
+                               bool sharded, bool recompute = false) const;
 
   /// Memory for a block's partial result [B, S, hidden], which collectives move without a copy.
   [[nodiscard]] Tensor allocate_partial(const Shape& shape, DType dtype, Device device) const;
 
   /// Out of a block: partial [B, S, hidden] -> its sum over ranks [B, local tokens, hidden].
-  [[nodiscard]] Tensor leave(const Tensor& partial) const;
+  [[nodiscard]] Variable leave(const Variable& partial) const;
 
   /// Out of a block that the plan replicates: whole [B, S, hidden] -> this rank's tokens of it.
-  [[nodiscard]] Tensor keep_local(const Tensor& whole) const;
+  [[nodiscard]] Variable keep_local(const Variable& whole) const;
 
  private:
+  [[nodiscard]] Tensor gather_tokens(const Tensor& local, std::int64_t sequence_length) const;
+  [[nodiscard]] Tensor sum_and_scatter_tokens(const Tensor& partial) const;
+  [[nodiscard]] Tensor own_tokens(const Tensor& whole) const;
+
   Communicator* communicator_;
   bool sequence_parallel_;
 };
@@ -58,26 +65,26 @@ class TensorParallelGroup {
 /// Output features dealt: x [n, in], whole -> [n, this rank's features].
 class ColumnParallelLinear {
  public:
-  explicit ColumnParallelLinear(Weight weight) : weight_(std::move(weight)) {}
-  [[nodiscard]] const Weight& weight() const noexcept { return weight_; }
+  explicit ColumnParallelLinear(ParameterPointer weight) : weight_(std::move(weight)) {}
+  [[nodiscard]] const ParameterPointer& weight() const noexcept { return weight_; }
   /// x [B, S, in] -> [B, S, local out].
-  [[nodiscard]] Tensor forward(const Tensor& x) const;
+  [[nodiscard]] Variable forward(const Variable& x) const;
 
  private:
-  Weight weight_;
+  ParameterPointer weight_;
 };
 
 /// Input features dealt: x [B, S, this rank's features] -> sum over ranks, [B, local tokens, out].
 /// Not `sharded`: every rank holds all features, and there is nothing to sum.
 class RowParallelLinear {
  public:
-  RowParallelLinear(Weight weight, TensorParallelGroup group, bool sharded)
+  RowParallelLinear(ParameterPointer weight, TensorParallelGroup group, bool sharded)
       : weight_(std::move(weight)), group_(group), sharded_(sharded) {}
-  [[nodiscard]] const Weight& weight() const noexcept { return weight_; }
-  [[nodiscard]] Tensor forward(const Tensor& x) const;
+  [[nodiscard]] const ParameterPointer& weight() const noexcept { return weight_; }
+  [[nodiscard]] Variable forward(const Variable& x) const;
 
  private:
-  Weight weight_;
+  ParameterPointer weight_;
   TensorParallelGroup group_;
   bool sharded_;
 };
@@ -87,14 +94,15 @@ class RowParallelLinear {
 class VocabularyParallelEmbedding {
  public:
   /// `table` [local rows, hidden] holds rows [first_row, first_row + local rows).
-  VocabularyParallelEmbedding(Tensor table, std::int64_t first_row, TensorParallelGroup group,
-                              bool sharded)
+  VocabularyParallelEmbedding(ParameterPointer table, std::int64_t first_row,
+                              TensorParallelGroup group, bool sharded)
       : table_(std::move(table)), first_row_(first_row), group_(group), sharded_(sharded) {}
-  [[nodiscard]] const Tensor& table() const noexcept { return table_; }
-  [[nodiscard]] Tensor forward(const Tensor& ids) const;
+  [[nodiscard]] const ParameterPointer& table() const noexcept { return table_; }
+  /// `tape` may be null.
+  [[nodiscard]] Variable forward(const Tensor& ids, Tape* tape) const;
 
  private:
-  Tensor table_;
+  ParameterPointer table_;
   std::int64_t first_row_;
   TensorParallelGroup group_;
   bool sharded_;

@@ -104,7 +104,11 @@ void register_everything(int gpu) {
   register_portable_attention_serial();
 #if defined(PORTOLAN_HAS_OPENMP)
   register_backend(make_openmp_backend());
-  register_attention_kernel(make_openmp_flash_attention());
+  for (const AttentionMethod method :
+       {AttentionMethod::flash, AttentionMethod::window, AttentionMethod::block_sparse}) {
+    register_attention_kernel(make_openmp_flash_attention(method));
+    register_attention_kernel(make_openmp_flash_attention_backward(method));
+  }
   register_portable_attention_openmp();
 #endif
 #if defined(PORTOLAN_HAS_CUDA)
@@ -131,13 +135,22 @@ struct Runtime::State {
       if (!session) throw;
       // Unwinding would end the job before anybody could print the reason.
       log().error("{}", error.what());
-      session->abort(error.exit_code());
+      abort(error.exit_code());
     }
+  }
+
+  /// Of a job of several ranks. Peers that wait for this one learn that they need not.
+  [[noreturn]] void abort(int exit_code) noexcept {
+    if (world) {
+      world->give_up(fmt::format("rank {} stopped because of an error of its own", world->rank()));
+    }
+    session->abort(exit_code);
   }
 
   void start(const RuntimeOptions& options) {
     world = session ? make_mpi_communicator(*session) : make_single_communicator();
     set_log_rank(world->rank(), world->size());
+    world->emulate_link(options.link);
     place(options);
     kokkos.emplace(KokkosSettings{.threads = threads, .device_id = gpu});
     if (options.device == DeviceKind::cpu) {
@@ -207,22 +220,19 @@ int Runtime::threads() const noexcept { return state_->threads; }
 const std::string& Runtime::binding() const noexcept { return state_->binding; }
 
 nlohmann::ordered_json Runtime::description() const {
-  const BuildInformation build = build_information();
-  return {{"version", build.version},
-          {"git_commit", build.git_commit},
-          {"compiler", build.compiler},
-          {"build_type", build.build_type},
-          {"transport", state_->world->description()},
-          {"kokkos", kokkos_version()},
-          {"kokkos_execution_spaces", kokkos_execution_spaces()},
-          {"backend", backend_of(state_->device).description()},
-          {"topology", state_->topology->to_json()}};
+  nlohmann::ordered_json description = to_json(build_information());
+  description["transport"] = state_->world->description();
+  description["kokkos"] = kokkos_version();
+  description["kokkos_execution_spaces"] = kokkos_execution_spaces();
+  description["backend"] = backend_of(state_->device).description();
+  description["topology"] = state_->topology->to_json();
+  return description;
 }
 
 bool Runtime::launched() const noexcept { return state_->session.has_value(); }
 
 void Runtime::abort_job(int exit_code) noexcept {
-  if (state_->session) state_->session->abort(exit_code);
+  if (state_->session) state_->abort(exit_code);
   std::_Exit(exit_code);
 }
 

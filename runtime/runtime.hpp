@@ -14,6 +14,8 @@ struct RuntimeOptions {
   DeviceKind device = DeviceKind::cpu;
   /// Threads of this rank; 0: OMP_NUM_THREADS, else the cores that placement gives the rank.
   int threads = 0;
+  /// Of the world's communicator and the meshes made from it.
+  LinkEmulation link = {};
 };
 
 /// The one object that owns the process-wide libraries: starts MPI, places this rank on its cores,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string_view>
+#include <vector>
 
 namespace portolan {
 
@@ -16,8 +18,15 @@ struct BuildInformation {
   std::string_view compiler;
   /// CMake's build type, as "Release".
   std::string_view build_type;
+  /// The devices that it has backends for, as --device spells them.
+  std::vector<std::string_view> devices;
+  /// The libraries found at configuration, each with its version: "fmt 9.1.0".
+  std::vector<std::string_view> libraries;
 };
 
-BuildInformation build_information() noexcept;
+[[nodiscard]] BuildInformation build_information();
+
+/// Version, commit, compiler and build type, as every JSON document of Portolan states them.
+[[nodiscard]] nlohmann::ordered_json to_json(const BuildInformation& build);
 
 }  // namespace portolan

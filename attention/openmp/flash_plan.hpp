@@ -3,23 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "attention/attention.hpp"
-#include "attention/mask.hpp"
+#include "attention/openmp/query_tiles.hpp"
 #include "attention/openmp/tile_operations.hpp"
 
 namespace portolan::flash {
-
-/// Up to kQueryTile rows of one run. The query heads that share a key head are interleaved: row r
-/// of a run is head r % group of its token r / group. So a tile spans few positions, which keeps
-/// the part of the score matrix that a causal mask wastes small, and short queries fill tiles.
-struct QueryTile {
-  std::int64_t token = 0;     ///< row of the tensor where the run starts
-  std::int64_t position = 0;  ///< of that token
-  std::int64_t first_row = 0;
-  int rows = 0;
-};
 
 /// How a problem is cut up. Nothing that the results depend on depends on the number of threads.
 ///
@@ -27,14 +18,16 @@ struct QueryTile {
 /// level 2 cache together with what they are multiplied with, packs a block, then runs its query
 /// tiles over it. Chunks of the same head pack the same keys again; they are large enough for that
 /// not to matter, and no thread ever waits for another.
+///
+/// Few queries over many keys, as in decoding, are cut along the keys instead (Flash-Decoding: Dao,
+/// Haziza, Massa, Sizov 2023): a task is one split of the keys of a key head with all its queries,
+/// and splits are merged in order afterwards.
 struct FlashPlan {
   FlashPlan(const AttentionProblem& problem, int available_threads);
 
   OperandFormat format = OperandFormat::single;
-  MaskRule rule;
-  std::vector<QueryTile> query_tiles;
-  std::vector<RowTile> key_tiles;
-  std::int64_t group = 1;      ///< query heads per key head
+  std::vector<QueryTile> query_tiles;  ///< of one key head
+  KeyTiles key_tiles;
   std::int64_t key_heads = 1;  ///< times batch
   int query_dim = 0;           ///< head_dim padded for queries and keys
   int value_dim = 0;           ///< head_dim padded for values and out
@@ -42,6 +35,10 @@ struct FlashPlan {
   int block_tiles = 1;         ///< key tiles
   std::int64_t chunks = 0;     ///< per key head
   int threads = 1;
+  /// So few queries that keys and values are best read where they are; then in f32.
+  bool in_place = false;
+  std::int64_t splits = 1;  ///< of the keys of a key head; more than 1 only if there is one chunk
+  std::int64_t split_tiles = 0;
 
   /// Scratch of one thread, in bytes: where each part starts, and the whole.
   struct Scratch {
@@ -57,7 +54,17 @@ struct FlashPlan {
   };
   Scratch scratch;
 
-  [[nodiscard]] std::int64_t tasks() const { return chunks * key_heads; }
+  [[nodiscard]] std::int64_t tasks() const { return chunks * splits * key_heads; }
+  /// State of the queries after one split of the keys: out, sums and maximum of each row.
+  [[nodiscard]] std::size_t split_floats() const {
+    return static_cast<std::size_t>(chunk_tiles * kQueryTile * (value_dim + kSumLanes + 1));
+  }
+  [[nodiscard]] std::size_t splits_bytes() const {
+    return splits > 1 ? static_cast<std::size_t>(tasks()) * split_floats() * sizeof(float) : 0;
+  }
+  [[nodiscard]] std::size_t workspace_bytes() const {
+    return splits_bytes() + scratch.bytes * static_cast<std::size_t>(threads);
+  }
   [[nodiscard]] std::size_t element_bytes() const { return format == OperandFormat::pair ? 2 : 4; }
   [[nodiscard]] std::size_t key_tile_bytes() const {
     return static_cast<std::size_t>(kKeyTile * query_dim) * element_bytes();
@@ -65,15 +72,21 @@ struct FlashPlan {
   [[nodiscard]] std::size_t value_tile_bytes() const {
     return static_cast<std::size_t>(kKeyTile * value_dim) * element_bytes();
   }
-  [[nodiscard]] std::int64_t position(const QueryTile& tile, int row) const {
-    return tile.position + (tile.first_row + row) / group;
-  }
 
  private:
+  void share_out(const AttentionProblem& problem, int available_threads);
   void place_scratch();
 };
 
+/// Empty if the flash kernels serve the problem under the name of `method`, else why not.
+[[nodiscard]] std::string flash_unsupported_reason(const AttentionProblem& problem,
+                                                   AttentionMethod method);
 /// The format in which tiles of a dtype are multiplied on this CPU.
 [[nodiscard]] OperandFormat operand_format(DType dtype);
+/// head_dim as products over it want it, and as rows of vectors.
+[[nodiscard]] int padded_query_dim(int head_dim, OperandFormat format);
+[[nodiscard]] int padded_value_dim(int head_dim);
+/// Threads that so many floating-point operations are worth waking.
+[[nodiscard]] int useful_threads(double operations, int available_threads);
 
 }  // namespace portolan::flash

@@ -13,10 +13,14 @@
 /// 16 of each 32, so that weights can be narrowed without moving them between lanes.
 namespace portolan::flash {
 
-/// Queries of a tile, and the granularity at which a tile's visible columns are cut out.
+/// Queries of a tile in the forward pass.
 inline constexpr int kQueryTile = 16;
 /// Keys of a tile.
 inline constexpr int kKeyTile = 128;
+/// Queries of a tile in the backward pass.
+inline constexpr int kGradientQueryTile = 64;
+inline constexpr int kMaximumQueryTile = 64;
+inline constexpr int kMaximumTileRows = 128;
 /// Partial sums kept for each row: an AVX-512 register.
 inline constexpr int kSumLanes = 16;
 /// Values pair with the row this far on.
@@ -24,31 +28,40 @@ inline constexpr int kPairDistance = 16;
 
 enum class OperandFormat : std::uint8_t { single, pair };
 
-/// Rows of one head: `count` rows of `head_dim` elements, `stride` elements apart.
+/// Rows of `head_dim` elements, wherever they are.
 struct SourceRows {
-  const void* data = nullptr;
+  void* const* rows = nullptr;
   DType dtype = DType::f32;
-  std::int64_t stride = 0;
   int count = 0;
   int head_dim = 0;
+
+  /// Rows [begin, end).
+  [[nodiscard]] SourceRows slice(int begin, int end) const {
+    return {rows + begin, dtype, end - begin, head_dim};
+  }
 };
 
 /// True if this CPU runs the vector code of this file; the rest of the functions need that.
 [[nodiscard]] bool has_vector_operations();
 
-/// Transposes at most kKeyTile rows. single: f32 [head_dim][kKeyTile]; pair: bf16
-/// [ceil(head_dim / 2)][kKeyTile][2]. Columns from `count` to its next multiple of 16 are zeroed.
-/// Formats: single takes every dtype, pair takes bf16.
-void pack_keys(const SourceRows& keys, OperandFormat format, void* out);
+/// Transposes rows. single: f32 [head_dim][stride]; pair: bf16 [ceil(head_dim / 2)][stride][2].
+/// Columns from `count` to its next multiple of 32 are zeroed. Formats: single takes every dtype,
+/// pair takes bf16.
+void pack_transposed(const SourceRows& source, OperandFormat format, int stride, void* out);
 
-/// single: f32 [kKeyTile][padded_dim]; pair: bf16 [kKeyTile / 2][padded_dim][2]. padded_dim is a
-/// multiple of 16; padding, and rows from `count` to its next multiple of 32, are zeroed.
+/// single: f32 [count][padded_dim]; pair: bf16 [count / 2][padded_dim][2], row r paired with r +
+/// kPairDistance. padded_dim is a multiple of 16; padding, and rows from `count` to its next
+/// multiple of 32, are zeroed.
 void pack_values(const SourceRows& values, OperandFormat format, int padded_dim, void* out);
 
 /// Copies rows to f32 or bf16 [count][padded_dim] times `sign`, which is 1, -1 or 0; zeroes
 /// padding.
-void load_queries(const void* const* rows, int count, DType dtype, int head_dim,
-                  OperandFormat format, int padded_dim, float sign, void* out);
+void load_rows(const SourceRows& source, OperandFormat format, int padded_dim, float sign,
+               void* out);
+
+/// Narrows f32 [rows][stride] to bf16 [rows][stride] with columns c and c + kPairDistance of each
+/// 32 side by side, for as many columns, a multiple of 32.
+void pair_columns(const float* from, int rows, int columns, int stride, void* out);
 
 /// One tile of scores and the running state of its rows.
 struct SoftmaxTile {
@@ -59,9 +72,9 @@ struct SoftmaxTile {
   int columns = 0;  ///< a multiple of 16
   /// Multiplies scores; exponentials are taken to base 2, so it contains log2(e).
   float scale = 1.0F;
-  /// Per row the columns [first, end) that it sees; null if all rows see all columns.
-  const int* first = nullptr;
-  const int* end = nullptr;
+  /// Rows of kKeyTile / 8 bytes with a bit for each column; null if all are seen, or kept.
+  const std::uint8_t* seen = nullptr;
+  const std::uint8_t* kept = nullptr;
   float* maximum = nullptr;  ///< [rows] reference exponent, at start lowest float
   float* sums = nullptr;     ///< [rows][kSumLanes] of weights, at start 0
   float* out = nullptr;      ///< [rows][padded_dim] accumulated so far, in units of 2^maximum
@@ -71,11 +84,15 @@ struct SoftmaxTile {
 /// Turns scores into weights 2^(scale * score - maximum), adds them to the sums, and where scores
 /// have outgrown the reference exponent by more than 8 raises it and rescales the row's state.
 /// Rescaling only then is exact, since numerator and denominator share the reference, and rare.
+/// Weights that are not kept are 0 afterwards, but count in the sums.
 void softmax_tile(const SoftmaxTile& tile, OperandFormat format);
 
 /// Writes out[row][:] * factor[row] to rows of the given dtype.
 void store_rows(const float* accumulated, int padded_dim, const float* factors, int count,
                 int head_dim, DType dtype, void* const* rows);
+
+/// Adds accumulated[row][:] to f32 rows.
+void add_rows(const float* accumulated, int padded_dim, int count, int head_dim, void* const* rows);
 
 /// totals[row] = sum of the kSumLanes partial sums of a row.
 void add_lanes(const float* sums, int rows, float* totals);

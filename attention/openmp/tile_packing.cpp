@@ -21,24 +21,6 @@ namespace portolan::flash::HWY_NAMESPACE {
 
 constexpr int kMaximumHeadDim = 256;
 
-/// Reads up to a vector of elements of a dtype as f32.
-template <class D>
-HWY_INLINE hn::Vec<D> load_floats(D, const float* source) {
-  return hn::LoadU(D(), source);
-}
-template <class D>
-HWY_INLINE hn::Vec<D> load_floats(D d, const BFloat16* source) {
-  const hn::Rebind<std::uint16_t, D> halves;
-  const hn::Rebind<std::uint32_t, D> words;
-  const auto bits = hn::LoadU(halves, reinterpret_cast<const std::uint16_t*>(source));
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(words, bits)));
-}
-template <class D>
-HWY_INLINE hn::Vec<D> load_floats(D d, const Float16* source) {
-  const hn::Rebind<hwy::float16_t, D> halves;
-  return hn::PromoteTo(d, hn::LoadU(halves, reinterpret_cast<const hwy::float16_t*>(source)));
-}
-
 /// Pairs of bf16 as one 32-bit lane; only moved, never computed with.
 struct BFloat16Pair {
   BFloat16 elements[2];
@@ -72,9 +54,10 @@ HWY_INLINE hn::Vec<Floats> load_every_fourth_row(const T* const* rows, int colum
 #endif
 }
 
-/// out[column * kKeyTile + row] = rows[row][column] for kBlock rows.
+/// out[column * stride + row] = rows[row][column] for kBlock rows.
 template <typename T>
-HWY_INLINE void transpose_block(const T* const* rows, int columns, float* HWY_RESTRICT out) {
+HWY_INLINE void transpose_block(const T* const* rows, int columns, int stride,
+                                float* HWY_RESTRICT out) {
   const hn::Repartition<std::uint64_t, Floats> longs;
   int column = 0;
   for (; column + 4 <= columns; column += 4) {
@@ -87,60 +70,58 @@ HWY_INLINE void transpose_block(const T* const* rows, int columns, float* HWY_RE
       const auto ab_high = hn::BitCast(longs, hn::InterleaveUpper(kFloats, a, b));
       const auto cd_low = hn::BitCast(longs, hn::InterleaveLower(kFloats, c, d));
       const auto cd_high = hn::BitCast(longs, hn::InterleaveUpper(kFloats, c, d));
-      float* to = out + column * kKeyTile + row;
+      float* to = out + column * stride + row;
       hn::Store(hn::BitCast(kFloats, hn::InterleaveLower(longs, ab_low, cd_low)), kFloats, to);
       hn::Store(hn::BitCast(kFloats, hn::InterleaveUpper(longs, ab_low, cd_low)), kFloats,
-                to + kKeyTile);
+                to + stride);
       hn::Store(hn::BitCast(kFloats, hn::InterleaveLower(longs, ab_high, cd_high)), kFloats,
-                to + 2 * kKeyTile);
+                to + 2 * stride);
       hn::Store(hn::BitCast(kFloats, hn::InterleaveUpper(longs, ab_high, cd_high)), kFloats,
-                to + 3 * kKeyTile);
+                to + 3 * stride);
     }
   }
   for (; column < columns; ++column) {
     for (int row = 0; row < kBlock; ++row) {
-      out[column * kKeyTile + row] = to_lane(rows[row][column]);
+      out[column * stride + row] = to_lane(rows[row][column]);
     }
   }
 }
 
 template <typename T>
-void transpose_rows(const SourceRows& keys, int columns, float* out) {
+void transpose_rows(const SourceRows& source, int columns, int stride, float* out) {
   alignas(64) static constexpr T kZeros[kMaximumHeadDim] = {};
   const T* rows[kBlock];
-  for (int begin = 0; begin < keys.count; begin += kBlock) {
+  const int padded_count = (source.count + 2 * kBlock - 1) / (2 * kBlock) * (2 * kBlock);
+  for (int begin = 0; begin < padded_count; begin += kBlock) {
     for (int row = 0; row < kBlock; ++row) {
-      rows[row] = begin + row < keys.count
-                      ? reinterpret_cast<const T*>(static_cast<const std::byte*>(keys.data) +
-                                                   static_cast<std::size_t>(begin + row) *
-                                                       static_cast<std::size_t>(keys.stride) *
-                                                       size_of(keys.dtype))
-                      : kZeros;
+      rows[row] =
+          begin + row < source.count ? static_cast<const T*>(source.rows[begin + row]) : kZeros;
     }
-    transpose_block(rows, columns, out + begin);
+    transpose_block(rows, columns, stride, out + begin);
   }
 }
 
-void PackKeys(const SourceRows& keys, OperandFormat format, void* out) {
+void PackTransposed(const SourceRows& source, OperandFormat format, int stride, void* out) {
   auto* lanes = static_cast<float*>(out);
   if (format == OperandFormat::pair) {
-    transpose_rows<BFloat16Pair>(keys, keys.head_dim / 2, lanes);
-    if (keys.head_dim % 2 == 0) return;
-    const auto* source = static_cast<const BFloat16*>(keys.data) + keys.head_dim - 1;
-    float* last = lanes + keys.head_dim / 2 * kKeyTile;
-    for (int row = 0; row < (keys.count + kBlock - 1) / kBlock * kBlock; ++row) {
-      const BFloat16 value = row < keys.count ? source[row * keys.stride] : BFloat16{};
+    transpose_rows<BFloat16Pair>(source, source.head_dim / 2, stride, lanes);
+    if (source.head_dim % 2 == 0) return;
+    float* last = lanes + source.head_dim / 2 * stride;
+    for (int row = 0; row < (source.count + 2 * kBlock - 1) / (2 * kBlock) * (2 * kBlock); ++row) {
+      const BFloat16 value =
+          row < source.count ? static_cast<const BFloat16*>(source.rows[row])[source.head_dim - 1]
+                             : BFloat16{};
       last[row] = to_lane(BFloat16Pair{{value, BFloat16{}}});
     }
     return;
   }
-  switch (keys.dtype) {
+  switch (source.dtype) {
     case DType::bf16:
-      return transpose_rows<BFloat16>(keys, keys.head_dim, lanes);
+      return transpose_rows<BFloat16>(source, source.head_dim, stride, lanes);
     case DType::f16:
-      return transpose_rows<Float16>(keys, keys.head_dim, lanes);
+      return transpose_rows<Float16>(source, source.head_dim, stride, lanes);
     default:
-      return transpose_rows<float>(keys, keys.head_dim, lanes);
+      return transpose_rows<float>(source, source.head_dim, stride, lanes);
   }
 }
 
@@ -160,14 +141,11 @@ HWY_INLINE void widen_row(const T* source, int columns, int padded, hn::Vec<Floa
 template <typename T>
 void widen_rows(const SourceRows& values, int padded_dim, float* out) {
   const auto one = hn::Set(kFloats, 1.0F);
-  const auto* source = static_cast<const T*>(values.data);
   const int padded_rows = (values.count + 2 * kBlock - 1) / (2 * kBlock) * (2 * kBlock);
   for (int row = 0; row < padded_rows; ++row, out += padded_dim) {
-    if (row < values.count) {
-      widen_row(source + row * values.stride, values.head_dim, padded_dim, one, out);
-    } else {
-      widen_row(source, 0, padded_dim, one, out);
-    }
+    const bool inside = row < values.count;
+    widen_row(inside ? static_cast<const T*>(values.rows[row]) : nullptr,
+              inside ? values.head_dim : 0, padded_dim, one, out);
   }
 }
 
@@ -189,10 +167,9 @@ void pair_row(const std::uint16_t* low, const std::uint16_t* high, int columns, 
 void PackValues(const SourceRows& values, OperandFormat format, int padded_dim, void* out) {
   if (format == OperandFormat::pair) {
     static constexpr std::uint16_t kZeros[kMaximumHeadDim] = {};
-    const auto* source = static_cast<const std::uint16_t*>(values.data);
     auto* words = static_cast<std::uint32_t*>(out);
     const auto row_or_zeros = [&](int row) {
-      return row < values.count ? source + row * values.stride : kZeros;
+      return row < values.count ? static_cast<const std::uint16_t*>(values.rows[row]) : kZeros;
     };
     for (int begin = 0; begin < values.count; begin += 2 * kPairDistance) {
       for (int row = begin; row < begin + kPairDistance; ++row) {
@@ -215,39 +192,64 @@ void PackValues(const SourceRows& values, OperandFormat format, int padded_dim, 
 }
 
 template <typename T>
-void widen_queries(const void* const* rows, int count, int head_dim, int padded_dim, float sign,
-                   float* out) {
+void widen_signed_rows(const SourceRows& source, int padded_dim, float sign, float* out) {
   const auto factor = hn::Set(kFloats, sign);
-  for (int row = 0; row < count; ++row) {
-    widen_row(static_cast<const T*>(rows[row]), head_dim, padded_dim, factor,
+  for (int row = 0; row < source.count; ++row) {
+    widen_row(static_cast<const T*>(source.rows[row]), source.head_dim, padded_dim, factor,
               out + row * padded_dim);
   }
 }
 
-void LoadQueries(const void* const* rows, int count, DType dtype, int head_dim,
-                 OperandFormat format, int padded_dim, float sign, void* out) {
+void LoadRows(const SourceRows& source, OperandFormat format, int padded_dim, float sign,
+              void* out) {
   if (format == OperandFormat::pair) {
     // A sign is one bit, and zero no bits at all.
     const std::uint16_t flip = sign < 0.0F ? 0x8000 : 0;
     const std::uint16_t keep = sign == 0.0F ? 0 : 0xFFFF;
     auto* to = static_cast<std::uint16_t*>(out);
-    for (int row = 0; row < count; ++row, to += padded_dim) {
-      const auto* from = static_cast<const std::uint16_t*>(rows[row]);
-      for (int d = 0; d < head_dim; ++d) {
+    for (int row = 0; row < source.count; ++row, to += padded_dim) {
+      const auto* from = static_cast<const std::uint16_t*>(source.rows[row]);
+      for (int d = 0; d < source.head_dim; ++d) {
         to[d] = static_cast<std::uint16_t>((from[d] ^ flip) & keep);
       }
-      for (int d = head_dim; d < padded_dim; ++d) to[d] = 0;
+      for (int d = source.head_dim; d < padded_dim; ++d) to[d] = 0;
     }
     return;
   }
   auto* floats = static_cast<float*>(out);
-  switch (dtype) {
+  switch (source.dtype) {
     case DType::bf16:
-      return widen_queries<BFloat16>(rows, count, head_dim, padded_dim, sign, floats);
+      return widen_signed_rows<BFloat16>(source, padded_dim, sign, floats);
     case DType::f16:
-      return widen_queries<Float16>(rows, count, head_dim, padded_dim, sign, floats);
+      return widen_signed_rows<Float16>(source, padded_dim, sign, floats);
     default:
-      return widen_queries<float>(rows, count, head_dim, padded_dim, sign, floats);
+      return widen_signed_rows<float>(source, padded_dim, sign, floats);
+  }
+}
+
+void PairColumns(const float* from, int rows, int columns, int stride, void* out) {
+  auto* words = static_cast<std::uint32_t*>(out);
+  for (int row = 0; row < rows; ++row, from += stride, words += stride / 2) {
+    for (int begin = 0; begin < columns; begin += 2 * kPairDistance) {
+      for (int lane = 0; lane < kPairDistance; lane += kLanes) {
+        const auto low = hn::Load(kFloats, from + begin + lane);
+        const auto high = hn::Load(kFloats, from + begin + kPairDistance + lane);
+        hn::Store(pair_bfloat16(low, high), kWords, words + begin / 2 + lane);
+      }
+    }
+  }
+}
+
+void AddRows(const float* accumulated, int padded_dim, int count, int head_dim, void* const* rows) {
+  for (int row = 0; row < count; ++row, accumulated += padded_dim) {
+    auto* out = static_cast<float*>(rows[row]);
+    int column = 0;
+    for (; column + kLanes <= head_dim; column += kLanes) {
+      const auto sum =
+          hn::Add(hn::LoadU(kFloats, out + column), hn::Load(kFloats, accumulated + column));
+      hn::StoreU(sum, kFloats, out + column);
+    }
+    for (; column < head_dim; ++column) out[column] += accumulated[column];
   }
 }
 
@@ -298,25 +300,35 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace portolan::flash {
 
-HWY_EXPORT(PackKeys);
+HWY_EXPORT(PackTransposed);
 HWY_EXPORT(PackValues);
-HWY_EXPORT(LoadQueries);
+HWY_EXPORT(LoadRows);
+HWY_EXPORT(PairColumns);
+HWY_EXPORT(AddRows);
 HWY_EXPORT(StoreRows);
 
 bool has_vector_operations() { return (hwy::SupportedTargets() & (HWY_AVX2 | HWY_AVX3)) != 0; }
 
-void pack_keys(const SourceRows& keys, OperandFormat format, void* out) {
-  HWY_DYNAMIC_DISPATCH(PackKeys)(keys, format, out);
+void pack_transposed(const SourceRows& source, OperandFormat format, int stride, void* out) {
+  HWY_DYNAMIC_DISPATCH(PackTransposed)(source, format, stride, out);
 }
 
 void pack_values(const SourceRows& values, OperandFormat format, int padded_dim, void* out) {
   HWY_DYNAMIC_DISPATCH(PackValues)(values, format, padded_dim, out);
 }
 
-void load_queries(const void* const* rows, int count, DType dtype, int head_dim,
-                  OperandFormat format, int padded_dim, float sign, void* out) {
-  HWY_DYNAMIC_DISPATCH(LoadQueries)
-  (rows, count, dtype, head_dim, format, padded_dim, sign, out);
+void load_rows(const SourceRows& source, OperandFormat format, int padded_dim, float sign,
+               void* out) {
+  HWY_DYNAMIC_DISPATCH(LoadRows)(source, format, padded_dim, sign, out);
+}
+
+void pair_columns(const float* from, int rows, int columns, int stride, void* out) {
+  HWY_DYNAMIC_DISPATCH(PairColumns)(from, rows, columns, stride, out);
+}
+
+void add_rows(const float* accumulated, int padded_dim, int count, int head_dim,
+              void* const* rows) {
+  HWY_DYNAMIC_DISPATCH(AddRows)(accumulated, padded_dim, count, head_dim, rows);
 }
 
 void store_rows(const float* accumulated, int padded_dim, const float* factors, int count,

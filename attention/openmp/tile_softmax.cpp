@@ -18,24 +18,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace portolan::flash::HWY_NAMESPACE {
 
-/// 2^x for x <= 9 to 1.7e-7 relative; exactly 1 at 0, exactly 0 at -127 and below, without
-/// subnormal results worth the name in between. Minimax polynomial for the fraction, exponent by
-/// addition.
-HWY_INLINE hn::Vec<Floats> exp2(hn::Vec<Floats> x) {
-  const auto shift = hn::Set(kFloats, 12582912.0F);  // 1.5 * 2^23: rounds to integer in low bits
-  const auto clamped = hn::Max(x, hn::Set(kFloats, -127.0F));
-  const auto shifted = hn::Add(clamped, shift);
-  const auto fraction = hn::Sub(clamped, hn::Sub(shifted, shift));
-  auto power = hn::Set(kFloats, 0.0013264728477224708F);
-  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.009671513922512531F));
-  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.05550733581185341F));
-  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.24022242426872253F));
-  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 0.6931470036506653F));
-  power = hn::MulAdd(power, fraction, hn::Set(kFloats, 1.0F));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(kWords, shifted));
-  return hn::BitCast(kFloats, hn::Add(hn::BitCast(kWords, power), exponent));
-}
-
 /// Raises the reference exponent of a row to `maximum`.
 HWY_NOINLINE void raise_reference(const SoftmaxTile& tile, int row, float maximum) {
   const float before = tile.maximum[row];
@@ -52,7 +34,7 @@ HWY_NOINLINE void raise_reference(const SoftmaxTile& tile, int row, float maximu
   }
 }
 
-template <bool kMasked, bool kPair>
+template <bool kMasked, bool kDropout, bool kPair>
 HWY_INLINE void soften_row(const SoftmaxTile& tile, int row) {
   const auto scale = hn::Set(kFloats, tile.scale);
   const auto nothing = hn::Set(kFloats, -std::numeric_limits<float>::infinity());
@@ -60,16 +42,10 @@ HWY_INLINE void soften_row(const SoftmaxTile& tile, int row) {
 
   auto largest = nothing;
   if constexpr (kMasked) {
-    const int first = tile.first[row];
-    const int length = tile.end[row] > first ? tile.end[row] - first : 0;
-    const auto begin = hn::Set(kWords, static_cast<std::uint32_t>(first));
-    const auto count = hn::Set(kWords, static_cast<std::uint32_t>(length));
-    // Columns before `first` wrap round to large numbers.
-    auto index = hn::Sub(hn::Iota(kWords, 0), begin);
-    const auto step = hn::Set(kWords, static_cast<std::uint32_t>(kLanes));
-    for (int column = 0; column < tile.columns; column += kLanes, index = hn::Add(index, step)) {
-      const auto seen = hn::RebindMask(kFloats, hn::Lt(index, count));
-      const auto score = hn::IfThenElse(seen, hn::Load(kFloats, scores + column), nothing);
+    const std::uint8_t* seen = tile.seen + row * (kKeyTile / 8);
+    for (int column = 0; column < tile.columns; column += kLanes) {
+      const auto score =
+          hn::IfThenElse(load_bits(seen, column), hn::Load(kFloats, scores + column), nothing);
       hn::Store(score, kFloats, scores + column);
       largest = hn::Max(largest, score);
     }
@@ -90,6 +66,10 @@ HWY_INLINE void soften_row(const SoftmaxTile& tile, int row) {
   const auto weight_at = [&](int column) HWY_ATTR {
     return exp2(hn::MulAdd(hn::Load(kFloats, scores + column), scale, minus_reference));
   };
+  const auto keep = [&](hn::Vec<Floats> weight, int column) HWY_ATTR {
+    if constexpr (!kDropout) return weight;
+    return hn::IfThenElseZero(load_bits(tile.kept + row * (kKeyTile / 8), column), weight);
+  };
   constexpr int kParts = kSumLanes / kLanes;
   hn::Vec<Floats> sums[kParts];
   for (int part = 0; part < kParts; ++part) {
@@ -98,32 +78,34 @@ HWY_INLINE void soften_row(const SoftmaxTile& tile, int row) {
   if constexpr (kPair) {
     auto* HWY_RESTRICT words =
         static_cast<std::uint32_t*>(tile.pair_weights) + row * (tile.stride / 2);
-    const auto upper_half = hn::Set(kWords, 0xFFFF0000U);
     int begin = 0;
     for (; begin + 2 * kPairDistance <= tile.columns; begin += 2 * kPairDistance) {
       for (int part = 0; part < kParts; ++part) {
-        const auto low = weight_at(begin + part * kLanes);
-        const auto high = weight_at(begin + kPairDistance + part * kLanes);
+        const int left = begin + part * kLanes;
+        const int right = left + kPairDistance;
+        const auto low = weight_at(left);
+        const auto high = weight_at(right);
         sums[part] = hn::Add(sums[part], hn::Add(low, high));
-        const auto pair = hn::Or(hn::ShiftRight<16>(round_to_bfloat16(low)),
-                                 hn::And(round_to_bfloat16(high), upper_half));
-        hn::Store(pair, kWords, words + begin / 2 + part * kLanes);
+        hn::Store(pair_bfloat16(keep(low, left), keep(high, right)), kWords,
+                  words + begin / 2 + part * kLanes);
       }
     }
     if (begin < tile.columns) {
       for (int part = 0; part < kParts; ++part) {
-        const auto low = weight_at(begin + part * kLanes);
+        const int left = begin + part * kLanes;
+        const auto low = weight_at(left);
         sums[part] = hn::Add(sums[part], low);
-        hn::Store(hn::ShiftRight<16>(round_to_bfloat16(low)), kWords,
+        hn::Store(hn::ShiftRight<16>(round_to_bfloat16(keep(low, left))), kWords,
                   words + begin / 2 + part * kLanes);
       }
     }
   } else {
     for (int begin = 0; begin < tile.columns; begin += kSumLanes) {
       for (int part = 0; part < kParts; ++part) {
-        const auto weight = weight_at(begin + part * kLanes);
+        const int column = begin + part * kLanes;
+        const auto weight = weight_at(column);
         sums[part] = hn::Add(sums[part], weight);
-        hn::Store(weight, kFloats, scores + begin + part * kLanes);
+        hn::Store(keep(weight, column), kFloats, scores + column);
       }
     }
   }
@@ -132,17 +114,24 @@ HWY_INLINE void soften_row(const SoftmaxTile& tile, int row) {
   }
 }
 
-template <bool kMasked, bool kPair>
-void soften_rows(const SoftmaxTile& tile) {
-  for (int row = 0; row < tile.rows; ++row) soften_row<kMasked, kPair>(tile, row);
+template <bool kMasked, bool kDropout>
+void soften_rows(const SoftmaxTile& tile, OperandFormat format) {
+  for (int row = 0; row < tile.rows; ++row) {
+    if (format == OperandFormat::pair) {
+      soften_row<kMasked, kDropout, true>(tile, row);
+    } else {
+      soften_row<kMasked, kDropout, false>(tile, row);
+    }
+  }
 }
 
 void SoftenTile(const SoftmaxTile& tile, OperandFormat format) {
-  const bool masked = tile.first != nullptr;
-  if (format == OperandFormat::pair) {
-    return masked ? soften_rows<true, true>(tile) : soften_rows<false, true>(tile);
+  if (tile.kept != nullptr) {
+    return tile.seen != nullptr ? soften_rows<true, true>(tile, format)
+                                : soften_rows<false, true>(tile, format);
   }
-  return masked ? soften_rows<true, false>(tile) : soften_rows<false, false>(tile);
+  return tile.seen != nullptr ? soften_rows<true, false>(tile, format)
+                              : soften_rows<false, false>(tile, format);
 }
 
 void AddLanes(const float* sums, int rows, float* totals) {

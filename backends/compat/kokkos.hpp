@@ -12,10 +12,12 @@
 namespace portolan::compat {
 
 #if KOKKOS_VERSION < 30700
+using Kokkos::Experimental::erfc;
 using Kokkos::Experimental::exp;
 using Kokkos::Experimental::log;
 using Kokkos::Experimental::sqrt;
 #else
+using Kokkos::erfc;
 using Kokkos::exp;
 using Kokkos::log;
 using Kokkos::sqrt;

@@ -8,9 +8,9 @@
 
 namespace portolan::compat {
 
-/// C = A op(B) + beta C in f32, row-major, for a Kokkos without Kokkos Kernels: one team per tile
-/// of C, operands brought to team scratch tile by tile. Sums run along k in order, whatever the
-/// team.
+/// C = op(A) op(B) + beta C in f32, row-major, for a Kokkos without Kokkos Kernels: one team per
+/// tile of C, operands brought to team scratch tile by tile. Sums run along k in order, whatever
+/// the team.
 template <class Space>
 struct TiledGemm {
   using Policy = Kokkos::TeamPolicy<Space>;
@@ -22,7 +22,7 @@ struct TiledGemm {
   static constexpr int kItems = kTile * kTile / kLanes;
   static constexpr int kTeamSize = runs_on_host<Space> ? 1 : kItems;
 
-  const float* a = nullptr;  // [rows, inner]
+  const float* a = nullptr;  // [rows, inner], or its transpose
   const float* b = nullptr;  // [inner, columns], or its transpose
   float* c = nullptr;        // [rows, columns]
   std::int64_t rows = 0;
@@ -31,6 +31,7 @@ struct TiledGemm {
   std::int64_t a_stride = 0;
   std::int64_t b_stride = 0;
   std::int64_t c_stride = 0;
+  bool transpose_a = false;
   bool transpose_b = false;
   float beta = 0.0F;
 
@@ -89,10 +90,12 @@ struct TiledGemm {
     Kokkos::parallel_for(Kokkos::TeamThreadRange(team, kTile * kTile), [&](const int index) {
       const int first = index / kTile;
       const int second = index % kTile;
-      a_tile[index] = row + first < rows && k + second < inner
-                          ? a[(row + first) * a_stride + k + second]
-                          : 0.0F;
-      // Neighbouring threads read neighbouring elements of B either way.
+      // Neighbouring threads read neighbouring elements of A and of B either way.
+      const int a_row = transpose_a ? second : first;
+      const int a_k = transpose_a ? first : second;
+      const std::int64_t a_offset =
+          transpose_a ? (k + a_k) * a_stride + row + a_row : (row + a_row) * a_stride + k + a_k;
+      a_tile[a_row * kTile + a_k] = row + a_row < rows && k + a_k < inner ? a[a_offset] : 0.0F;
       const int b_k = transpose_b ? second : first;
       const int b_column = transpose_b ? first : second;
       const bool inside = k + b_k < inner && column + b_column < columns;

@@ -85,14 +85,18 @@ CublasLtMatmul::Plan CublasLtMatmul::make_plan(const Shape& shape) const {
   check_cublas(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                "describing a product");
   plan.operation.reset(operation);
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  check_cublas(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                              sizeof(transposed)),
-               "describing a product with a transposed weight");
-  plan.weight =
-      make_layout(shape.dtype, shape.out_features, shape.in_features, shape.weight_stride);
-  plan.x = make_layout(shape.dtype, shape.rows, shape.in_features, shape.x_stride);
-  plan.out = make_layout(shape.out_dtype, shape.rows, shape.out_features, shape.out_stride);
+  const auto transpose = [&](cublasLtMatmulDescAttributes_t attribute, bool transposed) {
+    const cublasOperation_t value = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    check_cublas(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)),
+                 "describing a product's transposed operand");
+  };
+  transpose(CUBLASLT_MATMUL_DESC_TRANSA, shape.transpose_b);
+  transpose(CUBLASLT_MATMUL_DESC_TRANSB, shape.transpose_a);
+  plan.b = make_layout(shape.dtype, shape.transpose_b ? shape.columns : shape.terms,
+                       shape.transpose_b ? shape.terms : shape.columns, shape.b_stride);
+  plan.a = make_layout(shape.dtype, shape.transpose_a ? shape.terms : shape.rows,
+                       shape.transpose_a ? shape.rows : shape.terms, shape.a_stride);
+  plan.out = make_layout(shape.out_dtype, shape.rows, shape.columns, shape.out_stride);
 
   cublasLtMatmulPreference_t preference = nullptr;
   check_cublas(cublasLtMatmulPreferenceCreate(&preference), "preparing the choice of an algorithm");
@@ -102,20 +106,19 @@ CublasLtMatmul::Plan CublasLtMatmul::make_plan(const Shape& shape) const {
   const std::uint32_t schemes =
       CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes);
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, shape.weight_alignment);
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.x_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, shape.b_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.a_alignment);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.out_alignment);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape.out_alignment);
 
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      library_.get(), operation, plan.weight.get(), plan.x.get(), plan.out.get(), plan.out.get(),
+      library_.get(), operation, plan.b.get(), plan.a.get(), plan.out.get(), plan.out.get(),
       preference, 1, &result, &found);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED) return plan;
-  check_cublas(status, "choosing an algorithm for a product [{}, {}] x [{}, {}]^T of {}",
-               shape.rows, shape.in_features, shape.out_features, shape.in_features,
-               name_of(shape.dtype));
+  check_cublas(status, "choosing an algorithm for a product [{}, {}] x [{}, {}] of {}", shape.rows,
+               shape.terms, shape.terms, shape.columns, name_of(shape.dtype));
   plan.offered = found > 0 && result.state == CUBLAS_STATUS_SUCCESS;
   plan.algorithm = result.algo;
   return plan;
@@ -123,22 +126,28 @@ CublasLtMatmul::Plan CublasLtMatmul::make_plan(const Shape& shape) const {
 
 bool CublasLtMatmul::run(const Tensor& x, const Weight& weight, const Tensor& out,
                          bool accumulate) {
-  const bool plain = weight.layout() == WeightLayout::plain && weight.dtype() == x.dtype();
-  if (!plain || !multiplies(x.dtype()) || weight.in_features() == 0) return false;
-  const Tensor& matrix = weight.storage();
-  const Shape shape{.rows = x.dim(0),
-                    .in_features = x.dim(1),
-                    .out_features = out.dim(1),
-                    .x_stride = row_stride(x),
-                    .weight_stride = row_stride(matrix),
+  return weight.layout() == WeightLayout::plain &&
+         run(x, false, weight.storage(), true, out, accumulate);
+}
+
+bool CublasLtMatmul::run(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+                         const Tensor& out, bool accumulate) {
+  const std::int64_t terms = a.dim(transpose_a ? 0 : 1);
+  if (a.dtype() != b.dtype() || !multiplies(a.dtype()) || terms == 0) return false;
+  const Shape shape{.rows = out.dim(0),
+                    .columns = out.dim(1),
+                    .terms = terms,
+                    .a_stride = row_stride(a),
+                    .b_stride = row_stride(b),
                     .out_stride = row_stride(out),
-                    .dtype = x.dtype(),
+                    .transpose_a = transpose_a,
+                    .transpose_b = transpose_b,
+                    .dtype = a.dtype(),
                     .out_dtype = out.dtype(),
-                    .x_alignment = alignment_of(x),
-                    .weight_alignment = alignment_of(matrix),
+                    .a_alignment = alignment_of(a),
+                    .b_alignment = alignment_of(b),
                     .out_alignment = alignment_of(out)};
-  if (shape.x_stride < shape.in_features || shape.weight_stride < shape.in_features ||
-      shape.out_stride < shape.out_features) {
+  if (shape.a_stride < a.dim(1) || shape.b_stride < b.dim(1) || shape.out_stride < out.dim(1)) {
     return false;
   }
   auto entry = plans_.find(shape);
@@ -152,12 +161,11 @@ bool CublasLtMatmul::run(const Tensor& x, const Weight& weight, const Tensor& ou
 
   const float alpha = 1.0F;
   const float beta = accumulate ? 1.0F : 0.0F;
-  check_cublas(cublasLtMatmul(library_.get(), plan.operation.get(), &alpha, matrix.raw(),
-                              plan.weight.get(), x.raw(), plan.x.get(), &beta, out.raw(),
-                              plan.out.get(), out.raw(), plan.out.get(), &plan.algorithm,
-                              workspace_.get()->data(), kWorkspaceBytes, stream_),
-               "multiplying {} {} by a weight [{}, {}]", name_of(x.dtype()), x.shape().to_string(),
-               weight.out_features(), weight.in_features());
+  check_cublas(
+      cublasLtMatmul(library_.get(), plan.operation.get(), &alpha, b.raw(), plan.b.get(), a.raw(),
+                     plan.a.get(), &beta, out.raw(), plan.out.get(), out.raw(), plan.out.get(),
+                     &plan.algorithm, workspace_.get()->data(), kWorkspaceBytes, stream_),
+      "multiplying {} {} by {}", name_of(a.dtype()), a.shape().to_string(), b.shape().to_string());
   return true;
 }
 

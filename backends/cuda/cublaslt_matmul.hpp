@@ -17,7 +17,7 @@
 
 namespace portolan {
 
-/// Products x W^T by cuBLASLt on one stream. What cuBLASLt needs for a product (descriptors and the
+/// Products by cuBLASLt on one stream. What cuBLASLt needs for a product (descriptors and the
 /// algorithm its heuristics prefer) is made once for each shape and kept.
 ///
 /// f32 is multiplied in f32, never in TF32. All sums are in f32: algorithms that add partial sums
@@ -39,6 +39,11 @@ class CublasLtMatmul {
   /// for.
   [[nodiscard]] bool run(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate);
 
+  /// Backend::product, of operands of one dtype. False, and nothing done, where cuBLASLt does not
+  /// offer it.
+  [[nodiscard]] bool run(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+                         const Tensor& out, bool accumulate);
+
   /// "cuBLASLt 13.0.2".
   [[nodiscard]] static std::string description();
 
@@ -51,16 +56,18 @@ class CublasLtMatmul {
 
   struct Shape {
     std::int64_t rows = 0;
-    std::int64_t in_features = 0;
-    std::int64_t out_features = 0;
-    std::int64_t x_stride = 0;
-    std::int64_t weight_stride = 0;
+    std::int64_t columns = 0;
+    std::int64_t terms = 0;
+    std::int64_t a_stride = 0;
+    std::int64_t b_stride = 0;
     std::int64_t out_stride = 0;
+    bool transpose_a = false;
+    bool transpose_b = false;
     DType dtype = DType::f32;
     DType out_dtype = DType::f32;
     // Bytes; algorithms with wide loads need more.
-    std::uint32_t x_alignment = 0;
-    std::uint32_t weight_alignment = 0;
+    std::uint32_t a_alignment = 0;
+    std::uint32_t b_alignment = 0;
     std::uint32_t out_alignment = 0;
 
     friend auto operator<=>(const Shape&, const Shape&) = default;
@@ -80,13 +87,13 @@ class CublasLtMatmul {
   using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
   using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
 
-  /// cuBLAS counts columns first: it sees out^T = W x^T, where each of the three matrices has its
-  /// row-major rows as columns.
+  /// cuBLAS counts columns first: it sees out^T = op(b)^T op(a)^T, where each of the three matrices
+  /// has its row-major rows as columns. So b comes first, and is transposed there where it is here.
   struct Plan {
     bool offered = false;
     Operation operation;
-    Layout weight;
-    Layout x;
+    Layout b;
+    Layout a;
     Layout out;
     cublasLtMatmulAlgo_t algorithm{};
   };

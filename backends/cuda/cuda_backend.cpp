@@ -77,6 +77,12 @@ class CudaBackend final : public PortableBackend<Kokkos::Cuda> {
       PortableBackend::matmul(x, weight, out, accumulate);
     }
   }
+  void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+               const Tensor& out, bool accumulate) override {
+    if (!products_.run(a, transpose_a, b, transpose_b, out, accumulate)) {
+      PortableBackend::product(a, transpose_a, b, transpose_b, out, accumulate);
+    }
+  }
 
  private:
   [[nodiscard]] cudaStream_t stream(Queue queue) const {

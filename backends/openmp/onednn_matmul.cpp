@@ -31,13 +31,15 @@ dnnl::memory::data_type data_type_of(DType dtype) {
 Description weight_description(const OneDnnProblem& problem) {
   const dnnl::memory::dims dims = {problem.in_features, problem.out_features};
   const auto type = data_type_of(problem.weight_dtype);
-  if (problem.layout == WeightLayout::plain) return Description(dims, type, Tag::ba);
+  if (problem.layout == WeightLayout::plain) {
+    return Description(dims, type, problem.weight_transposed ? Tag::ab : Tag::ba);
+  }
   return Description(dims, type,
                      problem.weight_dtype == DType::f32 ? Tag::BA16a64b : Tag::BA16a64b2a);
 }
 
-Description dense(std::int64_t rows, std::int64_t columns, DType dtype) {
-  return Description({rows, columns}, data_type_of(dtype), Tag::ab);
+Description dense(std::int64_t rows, std::int64_t columns, DType dtype, Tag tag = Tag::ab) {
+  return Description({rows, columns}, data_type_of(dtype), tag);
 }
 
 dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const OneDnnProblem& problem) {
@@ -49,7 +51,9 @@ dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const OneDnnPr
     attributes.set_post_ops(operations);
   }
   return compat::make_matmul_description(
-      engine, dense(problem.rows, problem.in_features, problem.x_dtype),
+      engine,
+      dense(problem.rows, problem.in_features, problem.x_dtype,
+            problem.x_transposed ? Tag::ba : Tag::ab),
       weight_description(problem), dense(problem.rows, problem.out_features, problem.out_dtype),
       attributes);
 }
@@ -84,6 +88,8 @@ struct ProblemHash {
           static_cast<std::int64_t>(problem.x_dtype),
           static_cast<std::int64_t>(problem.weight_dtype),
           static_cast<std::int64_t>(problem.out_dtype), static_cast<std::int64_t>(problem.layout),
+          static_cast<std::int64_t>(problem.x_transposed),
+          static_cast<std::int64_t>(problem.weight_transposed),
           static_cast<std::int64_t>(problem.accumulate)}) {
       hash = (hash ^ static_cast<std::uint64_t>(word)) * 1099511628211ULL;
       hash ^= hash >> 32;

@@ -22,6 +22,8 @@ struct OneDnnProblem {
   DType weight_dtype = DType::f32;
   DType out_dtype = DType::f32;
   WeightLayout layout = WeightLayout::panels;
+  bool x_transposed = false;       ///< x is stored [in_features, rows]
+  bool weight_transposed = false;  ///< a plain weight is stored [in_features, out_features]
   bool accumulate = false;
 
   friend bool operator==(const OneDnnProblem&, const OneDnnProblem&) = default;

@@ -8,9 +8,11 @@
 
 #include "backends/compat/kokkos_runtime.hpp"
 #include "backends/openmp/blocks.hpp"
+#include "backends/openmp/general_product.hpp"
 #include "backends/openmp/onednn_matmul.hpp"
 #include "backends/openmp/panel_matmul.hpp"
 #include "backends/openmp/simd/kernels.hpp"
+#include "backends/openmp/training_operations.hpp"
 #include "backends/portable/host_memory.hpp"
 #include "backends/portable/portable_backend.hpp"
 #include "core/log.hpp"
@@ -179,7 +181,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
   }
 
   void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
-                        const Tensor& sines) override {
+                        const Tensor& sines, bool inverse) override {
     simd::RotaryTokens arguments;
     arguments.dtype = x.dtype();
     arguments.x = x.raw();
@@ -193,6 +195,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     arguments.positions_stride = positions.strides()[0];
     arguments.cosine_stride = cosines.strides()[0];
     arguments.sine_stride = sines.strides()[0];
+    arguments.inverse = inverse;
     const auto token_bytes = x.dim(1) * x.dim(2) * static_cast<std::int64_t>(size_of(x.dtype()));
     openmp::for_blocks(space(), "Portolan::RotaryEmbedding::rotate", x.dim(0),
                        openmp::block_items(token_bytes), [&](std::int64_t begin, std::int64_t end) {
@@ -214,6 +217,73 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     openmp::for_blocks(
         space(), "Portolan::Elementwise::swiglu", gate.dim(0), openmp::block_items(row_bytes(gate)),
         [&](std::int64_t begin, std::int64_t end) { simd::swiglu(arguments, begin, end); });
+  }
+
+  void add(const Tensor& x, const Tensor& y) override {
+    if (!openmp::add(space(), x, y)) HostBackend::add(x, y);
+  }
+  void scale(const Tensor& x, float factor) override {
+    if (!openmp::scale(space(), x, factor)) HostBackend::scale(x, factor);
+  }
+  void dropout(const Tensor& x, float probability, RandomKey key,
+               const MatrixBlock& block) override {
+    openmp::dropout(space(), x, probability, key, block);
+  }
+  void add_bias(const Tensor& x, const Tensor& bias) override {
+    openmp::add_bias(space(), x, bias);
+  }
+  void embedding_backward(const Tensor& ids, const Tensor& grad_out, std::int64_t first_row,
+                          const Tensor& grad_table) override {
+    openmp::embedding_backward(space(), ids, grad_out, first_row, grad_table);
+  }
+  void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
+                         const Tensor& grad_out, const Tensor& grad_x, const Tensor& grad_weight,
+                         bool accumulate_x) override {
+    openmp::norm_backward(space(), allocator(), "Portolan::Norm::rms_norm_backward", x, weight,
+                          epsilon, {grad_out, grad_x, grad_weight, nullptr, accumulate_x});
+  }
+  void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+                  const Tensor& out) override {
+    openmp::layer_norm(space(), x, weight, bias, epsilon, out);
+  }
+  void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
+                           const Tensor& grad_out, const Tensor& grad_x, const Tensor& grad_weight,
+                           const Tensor& grad_bias, bool accumulate_x) override {
+    openmp::norm_backward(space(), allocator(), "Portolan::Norm::layer_norm_backward", x, weight,
+                          epsilon, {grad_out, grad_x, grad_weight, &grad_bias, accumulate_x});
+  }
+  void swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& grad_out,
+                       const Tensor& grad_gate, const Tensor& grad_up) override {
+    openmp::swiglu_backward(space(), gate, up, grad_out, grad_gate, grad_up);
+  }
+  void gelu(const Tensor& x, const Tensor& out, GeluKind kind) override {
+    openmp::gelu(space(), x, nullptr, out, kind);
+  }
+  void gelu_backward(const Tensor& x, const Tensor& grad_out, const Tensor& grad_x,
+                     GeluKind kind) override {
+    openmp::gelu(space(), x, &grad_out, grad_x, kind);
+  }
+  void softmax(const Tensor& x, const Tensor& out, const Tensor& log_sum_exp) override {
+    openmp::softmax(space(), x, out, log_sum_exp);
+  }
+  void cross_entropy_rows(const Tensor& logits, const Tensor& labels, std::int64_t first_column,
+                          std::int32_t ignore_label, const Tensor& maximum, const Tensor& sum,
+                          const Tensor& target) override {
+    openmp::cross_entropy_rows(space(), logits, labels, first_column, ignore_label, maximum, sum,
+                               target);
+  }
+  void cross_entropy_backward(const Tensor& logits, const Tensor& labels, std::int64_t first_column,
+                              std::int32_t ignore_label, const Tensor& log_sum_exp, float scale,
+                              const Tensor& grad_logits) override {
+    openmp::cross_entropy_backward(space(), logits, labels, first_column, ignore_label, log_sum_exp,
+                                   scale, grad_logits);
+  }
+  void adamw(const Tensor& param, const Tensor& grad, const Tensor& first_moment,
+             const Tensor& second_moment, const AdamWStep& step, const Tensor& copy) override {
+    openmp::adamw(space(), param, grad, first_moment, second_moment, step, copy);
+  }
+  [[nodiscard]] double sum_of_squares(const Tensor& x) override {
+    return openmp::sum_of_squares(space(), x);
   }
 
   void merge_attention(const Tensor& block_out, const Tensor& block_log_sum_exp, const Tensor& out,
@@ -279,6 +349,12 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     }
   }
 
+  void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+               const Tensor& out, bool accumulate) override {
+    openmp::general_product({*this, space(), onednn_}, a, transpose_a, b, transpose_b, out,
+                            accumulate);
+  }
+
  private:
   [[nodiscard]] bool exceeds_cache(const Tensor& out) const {
     return out.bytes() > last_level_cache_;
@@ -339,17 +415,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     problem.layout = weight.layout();
     problem.accumulate = accumulate && direct;
     onednn_.multiply(problem, source.raw(), weight.storage().raw(), target.raw());
-    if (!direct) store(target, out, accumulate);
-  }
-
-  void store(const Tensor& product, const Tensor& out, bool accumulate) {
-    dispatch_floating(out.dtype(), [&](auto type) {
-      using T = typename decltype(type)::type;
-      portable::for_rows(
-          space(), "Portolan::Matmul::store", out.dim(0), out.dim(1),
-          portable::StoreProduct<T>{product.data<float>(), out.data<T>(), product.strides()[0],
-                                    out.strides()[0], accumulate});
-    });
+    if (!direct) portable::store_product(space(), target, out, accumulate);
   }
 
   OneDnnMatmul onednn_;

@@ -34,4 +34,18 @@ void dispatch_floating(DType first, DType second, Function&& function) {
   });
 }
 
+/// For an operand whose dtype is that of the activations, or f32: weights, gradients.
+template <class Function>
+void dispatch_with_parameters(DType dtype, DType parameters, Function&& function) {
+  dispatch_floating(dtype, [&](auto type) {
+    if (parameters == dtype) {
+      function(type, type);
+    } else {
+      require(parameters == DType::f32, "an operand beside {} is {} or f32, found {}",
+              name_of(dtype), name_of(dtype), name_of(parameters));
+      function(type, std::type_identity<float>{});
+    }
+  });
+}
+
 }  // namespace portolan

@@ -154,32 +154,57 @@ void sum(const Space& space, CachingAllocator& allocator, std::span<const Tensor
   });
 }
 
-template <class T>
-struct SwigluRows {
-  const T* gate = nullptr;
-  const T* up = nullptr;
-  T* out = nullptr;
-  std::int64_t gate_stride = 0;
-  std::int64_t up_stride = 0;
-  std::int64_t out_stride = 0;
+template <class From, class To>
+struct AddRows {
+  const From* x = nullptr;
+  To* y = nullptr;
+  StridedRows<2> rows;
 
   KOKKOS_INLINE_FUNCTION void operator()(std::int64_t row, std::int64_t begin,
                                          std::int64_t end) const {
+    const From* const from = x + rows.offset(0, row);
+    To* const to = y + rows.offset(1, row);
     for (std::int64_t column = begin; column < end; ++column) {
-      const float value = to_float(gate[row * gate_stride + column]);
-      const float silu = value / (1.0F + compat::exp(-value));
-      out[row * out_stride + column] = from_float<T>(silu * to_float(up[row * up_stride + column]));
+      To& sum = to[column * rows.column_stride[1]];
+      sum = from_float<To>(to_float(sum) + to_float(from[column * rows.column_stride[0]]));
     }
   }
 };
 
 template <class Space>
-void swiglu(const Space& space, const Tensor& gate, const Tensor& up, const Tensor& out) {
-  dispatch_floating(gate.dtype(), [&](auto type) {
+void add(const Space& space, const Tensor& x, const Tensor& y) {
+  const auto rows = strided_rows<2>(y.shape(), {&x.strides(), &y.strides()});
+  dispatch_floating(x.dtype(), y.dtype(), [&](auto from, auto to) {
+    using From = typename decltype(from)::type;
+    using To = typename decltype(to)::type;
+    for_rows(space, "Portolan::Elementwise::add", rows.rows, rows.columns,
+             AddRows<From, To>{x.data<From>(), y.data<To>(), rows});
+  });
+}
+
+template <class T>
+struct ScaleRows {
+  T* x = nullptr;
+  float factor = 1.0F;
+  StridedRows<1> rows;
+
+  KOKKOS_INLINE_FUNCTION void operator()(std::int64_t row, std::int64_t begin,
+                                         std::int64_t end) const {
+    T* const values = x + rows.offset(0, row);
+    for (std::int64_t column = begin; column < end; ++column) {
+      T& value = values[column * rows.column_stride[0]];
+      value = from_float<T>(to_float(value) * factor);
+    }
+  }
+};
+
+template <class Space>
+void scale(const Space& space, const Tensor& x, float factor) {
+  const auto rows = strided_rows<1>(x.shape(), {&x.strides()});
+  dispatch_floating(x.dtype(), [&](auto type) {
     using T = typename decltype(type)::type;
-    for_rows(space, "Portolan::Elementwise::swiglu", gate.dim(0), gate.dim(1),
-             SwigluRows<T>{gate.data<T>(), up.data<T>(), out.data<T>(), gate.strides()[0],
-                           up.strides()[0], out.strides()[0]});
+    for_rows(space, "Portolan::Elementwise::scale", rows.rows, rows.columns,
+             ScaleRows<T>{x.data<T>(), factor, rows});
   });
 }
 

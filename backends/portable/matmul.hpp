@@ -97,6 +97,18 @@ struct StoreProduct {
   }
 };
 
+/// A row-major matrix for Kokkos Kernels. Both spaces named: host memory alone would mean Kokkos'
+/// default host space, not Serial.
+template <class Space, class T>
+auto matrix_view(T* data, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
+  using OnSpace = Kokkos::Device<Space, typename Space::memory_space>;
+  using Matrix =
+      Kokkos::View<T**, Kokkos::LayoutRight, OnSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+  return Kokkos::subview(
+      Matrix(data, static_cast<std::size_t>(rows), static_cast<std::size_t>(stride)), Kokkos::ALL,
+      std::make_pair(std::int64_t{0}, columns));
+}
+
 /// y = x W^T in f32 by Kokkos Kernels, over blocks of rows and of output features; what is not f32
 /// is converted block by block, so that no second copy of a weight ever exists.
 template <class Space>
@@ -139,20 +151,6 @@ class Product {
 
  private:
   static constexpr std::int64_t kRows = 256;
-  /// Both spaces named: host memory alone would mean Kokkos' default host space, not Serial.
-  using OnSpace = Kokkos::Device<Space, typename Space::memory_space>;
-  using ConstMatrix = Kokkos::View<const float**, Kokkos::LayoutRight, OnSpace,
-                                   Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
-  using Matrix =
-      Kokkos::View<float**, Kokkos::LayoutRight, OnSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
-
-  template <class View, class Pointer>
-  static auto matrix(Pointer data, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
-    return Kokkos::subview(
-        View(data, static_cast<std::size_t>(rows), static_cast<std::size_t>(stride)), Kokkos::ALL,
-        std::make_pair(std::int64_t{0}, columns));
-  }
-
   void multiply(const float* x, std::int64_t x_stride, const Tensor& out_rows, std::int64_t panel) {
     const std::int64_t column = panel * kPanelWidth;
     const std::int64_t columns = std::min(kPanelWidth, weight_.out_features() - column);
@@ -165,15 +163,16 @@ class Product {
       y_stride = columns;
     }
     const float beta = accumulate_ && !out_scratch_ ? 1.0F : 0.0F;
-    const auto a = matrix<ConstMatrix>(x, rows, in_, x_stride);
-    const auto c = matrix<Matrix>(y, rows, columns, y_stride);
+    const auto a = matrix_view<Space, const float>(x, rows, in_, x_stride);
+    const auto c = matrix_view<Space, float>(y, rows, columns, y_stride);
     if (weight_.layout() == WeightLayout::plain) {
       const Tensor w = plain_rows(column, columns);
-      const auto b = matrix<ConstMatrix>(w.data<const float>(), columns, in_, w.strides()[0]);
-      compat::gemm(space_, true, a, b, beta, c);
+      const auto b =
+          matrix_view<Space, const float>(w.data<const float>(), columns, in_, w.strides()[0]);
+      compat::gemm(space_, false, true, a, b, beta, c);
     } else {
-      const auto b = matrix<ConstMatrix>(panel_rows(panel), in_, columns, kPanelWidth);
-      compat::gemm(space_, false, a, b, beta, c);
+      const auto b = matrix_view<Space, const float>(panel_rows(panel), in_, columns, kPanelWidth);
+      compat::gemm(space_, false, false, a, b, beta, c);
     }
     if (out_scratch_) {
       dispatch_floating(out_.dtype(), [&](auto type) {

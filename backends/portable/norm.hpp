@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "backends/portable/dispatch.hpp"
 #include "backends/portable/rows.hpp"
@@ -50,25 +49,71 @@ struct RmsNormTeams {
 template <class Space, bool kAdd>
 void rms_norm(const Space& space, const char* label, const Tensor& x, const Tensor& residual,
               const Tensor& weight, float epsilon, const Tensor& out) {
-  dispatch_floating(x.dtype(), weight.dtype(), [&](auto type, auto weight_type) {
+  dispatch_with_parameters(x.dtype(), weight.dtype(), [&](auto type, auto weight_type) {
     using T = typename decltype(type)::type;
     using W = typename decltype(weight_type)::type;
-    // Norm weights are of the activations' dtype or f32.
-    if constexpr (std::is_same_v<W, T> || std::is_same_v<W, float>) {
-      RmsNormTeams<Space, T, W, kAdd> kernel;
-      kernel.x = x.data<T>();
-      kernel.x_stride = x.strides()[0];
-      if constexpr (kAdd) {
-        kernel.residual = residual.data<T>();
-        kernel.residual_stride = residual.strides()[0];
-      }
-      kernel.weight = weight.data<W>();
-      kernel.out = out.data<T>();
-      kernel.out_stride = out.strides()[0];
-      kernel.features = x.dim(1);
-      kernel.epsilon = epsilon;
-      for_row_teams(space, label, x.dim(0), kernel);
+    RmsNormTeams<Space, T, W, kAdd> kernel;
+    kernel.x = x.data<T>();
+    kernel.x_stride = x.strides()[0];
+    if constexpr (kAdd) {
+      kernel.residual = residual.data<T>();
+      kernel.residual_stride = residual.strides()[0];
     }
+    kernel.weight = weight.data<W>();
+    kernel.out = out.data<T>();
+    kernel.out_stride = out.strides()[0];
+    kernel.features = x.dim(1);
+    kernel.epsilon = epsilon;
+    for_row_teams(space, label, x.dim(0), kernel);
+  });
+}
+
+template <class Space, class T, class W>
+struct LayerNormTeams {
+  const T* x = nullptr;
+  const W* weight = nullptr;
+  const W* bias = nullptr;
+  T* out = nullptr;
+  std::int64_t x_stride = 0;
+  std::int64_t out_stride = 0;
+  std::int64_t features = 0;
+  float epsilon = 0.0F;
+
+  KOKKOS_INLINE_FUNCTION void operator()(const typename RowTeams<Space>::member_type& team) const {
+    const auto row = static_cast<std::int64_t>(team.league_rank());
+    const T* const values = x + row * x_stride;
+    const auto count = static_cast<float>(features);
+    const float mean =
+        row_sum<Space>(team, features, [&](std::int64_t c) { return to_float(values[c]); }) / count;
+    const float squares = row_sum<Space>(team, features, [&](std::int64_t c) {
+      const float centred = to_float(values[c]) - mean;
+      return centred * centred;
+    });
+    const float factor = 1.0F / compat::sqrt(squares / count + epsilon);
+    T* const to = out + row * out_stride;
+    Kokkos::parallel_for(Kokkos::TeamVectorRange(team, features), [&](const std::int64_t c) {
+      const float normal = (to_float(values[c]) - mean) * factor;
+      to[c] = from_float<T>(normal * to_float(weight[c]) + to_float(bias[c]));
+    });
+  }
+};
+
+template <class Space>
+void layer_norm(const Space& space, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                float epsilon, const Tensor& out) {
+  dispatch_with_parameters(x.dtype(), weight.dtype(), [&](auto type, auto weight_type) {
+    using T = typename decltype(type)::type;
+    using W = typename decltype(weight_type)::type;
+    LayerNormTeams<Space, T, W> kernel;
+    kernel.x = x.data<T>();
+    kernel.weight = weight.data<W>();
+    kernel.bias = bias.data<W>();
+    kernel.out = out.data<T>();
+    kernel.x_stride = x.strides()[0];
+    kernel.out_stride = out.strides()[0];
+    kernel.features = x.dim(1);
+    kernel.epsilon = epsilon;
+    for_row_teams(space, "Portolan::Norm::layer_norm", x.dim(0), kernel);
   });
 }
 

@@ -57,4 +57,44 @@ void random_uniform(const Space& space, const Tensor& out, RandomKey key, const 
   });
 }
 
+/// One column of work is a group of four consecutive elements of the stream, as above.
+template <class T>
+struct DropoutRows {
+  T* x = nullptr;
+  std::int64_t stride = 0;
+  std::int64_t columns = 0;
+  RandomKey key;
+  MatrixBlock block;
+  std::uint32_t threshold = 0;
+  float kept = 1.0F;  // what elements that stay are multiplied with
+
+  KOKKOS_INLINE_FUNCTION void operator()(std::int64_t row, std::int64_t begin,
+                                         std::int64_t end) const {
+    const std::int64_t first = (block.row_begin + row) * block.columns + block.column_begin;
+    T* const values = x + row * stride;
+    for (std::int64_t group = begin; group < end; ++group) {
+      const std::int64_t global_group = first / 4 + group;
+      const auto words = random_words(key, static_cast<std::uint64_t>(global_group));
+      for (int word = 0; word < 4; ++word) {
+        const std::int64_t column = global_group * 4 + word - first;
+        if (column < 0 || column >= columns) continue;
+        const float value = to_float(values[column]) * kept;
+        values[column] = from_float<T>(words[word] < threshold ? 0.0F : value);
+      }
+    }
+  }
+};
+
+template <class Space>
+void dropout(const Space& space, const Tensor& x, float probability, RandomKey key,
+             const MatrixBlock& block) {
+  const std::int64_t groups = x.dim(1) / 4 + 2;
+  dispatch_floating(x.dtype(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    for_rows(space, "Portolan::Random::dropout", x.dim(0), groups,
+             DropoutRows<T>{x.data<T>(), x.strides()[0], x.dim(1), key, block,
+                            dropout_threshold(probability), 1.0F / (1.0F - probability)});
+  });
+}
+
 }  // namespace portolan::portable

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "backends/compat/kokkos.hpp"
 #include "core/shape.hpp"
@@ -55,18 +57,18 @@ void for_row_teams(const Space& space, const char* label, std::int64_t rows, con
 /// Number of partial sums that a row's sum is made of, whatever the number of threads.
 inline constexpr int kRowPartials = 256;
 
-/// Sum of term(column) over a row, in f32: always the same kRowPartials partial sums, added in a
+/// Sum of term(column) over a row, in Sum: always the same kRowPartials partial sums, added in a
 /// fixed order, so that neither thread count nor row count changes its bits. Many short sums also
 /// keep the rounding error near that of a pairwise sum.
-template <class Space, class Team, class Term>
-KOKKOS_INLINE_FUNCTION float row_sum(const Team& team, std::int64_t columns, const Term& term) {
-  float total = 0.0F;
+template <class Space, class Sum = float, class Team, class Term>
+KOKKOS_INLINE_FUNCTION Sum row_sum(const Team& team, std::int64_t columns, const Term& term) {
+  Sum total{};
   const std::int64_t block = (columns + kRowPartials - 1) / kRowPartials;
   Kokkos::parallel_reduce(
       // A value: what is taken by reference would have to exist on a GPU.
       Kokkos::TeamVectorRange(team, int{kRowPartials}),
-      [&](const int partial, float& sum) {
-        float own = 0.0F;
+      [&](const int partial, Sum& sum) {
+        Sum own{};
         if constexpr (compat::runs_on_host<Space>) {
           const std::int64_t begin = partial * block;
           const std::int64_t end = begin + block < columns ? begin + block : columns;
@@ -81,6 +83,23 @@ KOKKOS_INLINE_FUNCTION float row_sum(const Team& team, std::int64_t columns, con
       },
       total);
   return total;
+}
+
+/// Largest term(column) of a row, NaN passed over; -infinity if there is none. Compared in f64,
+/// because the reduction starts from the lowest finite number of its type.
+template <class Team, class Term>
+KOKKOS_INLINE_FUNCTION float row_maximum(const Team& team, std::int64_t columns, const Term& term) {
+  double result = 0.0;
+  Kokkos::parallel_reduce(
+      Kokkos::TeamVectorRange(team, columns),
+      [&](const std::int64_t column, double& largest) {
+        const auto value = static_cast<double>(term(column));
+        if (largest < value) largest = value;
+      },
+      Kokkos::Max<double>(result));
+  return result < -static_cast<double>(std::numeric_limits<float>::max())
+             ? -HUGE_VALF
+             : static_cast<float>(result);
 }
 
 /// A strided tensor seen as rows: the last dimension (after merging neighbours that are dense with

@@ -45,6 +45,51 @@ void embedding(const Space& space, const Tensor& ids, const Tensor& table, std::
 }
 
 template <class T>
+struct EmbeddingBackwardColumns {
+  const std::int32_t* ids = nullptr;
+  const T* grad_out = nullptr;
+  float* grad_table = nullptr;
+  std::int64_t ids_stride = 0;
+  std::int64_t grad_out_stride = 0;
+  std::int64_t grad_table_stride = 0;
+  std::int64_t first_row = 0;
+  std::int64_t table_rows = 0;
+  std::int64_t tokens = 0;
+
+  /// A thread has some columns of all rows to itself: ids repeat, and their order must be kept.
+  KOKKOS_INLINE_FUNCTION void operator()(std::int64_t /*row*/, std::int64_t begin,
+                                         std::int64_t end) const {
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      const std::int64_t id = ids[token * ids_stride] - first_row;
+      if (id < 0 || id >= table_rows) continue;
+      const T* const from = grad_out + token * grad_out_stride;
+      float* const to = grad_table + id * grad_table_stride;
+      for (std::int64_t column = begin; column < end; ++column)
+        to[column] += to_float(from[column]);
+    }
+  }
+};
+
+template <class Space>
+void embedding_backward(const Space& space, const Tensor& ids, const Tensor& grad_out,
+                        std::int64_t first_row, const Tensor& grad_table) {
+  dispatch_floating(grad_out.dtype(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    EmbeddingBackwardColumns<T> kernel;
+    kernel.ids = ids.data<std::int32_t>();
+    kernel.grad_out = grad_out.data<T>();
+    kernel.grad_table = grad_table.data<float>();
+    kernel.ids_stride = ids.strides()[0];
+    kernel.grad_out_stride = grad_out.strides()[0];
+    kernel.grad_table_stride = grad_table.strides()[0];
+    kernel.first_row = first_row;
+    kernel.table_rows = grad_table.dim(0);
+    kernel.tokens = ids.dim(0);
+    for_rows(space, "Portolan::Embedding::backward", 1, grad_out.dim(1), kernel);
+  });
+}
+
+template <class T>
 struct RotaryRows {
   T* x = nullptr;
   const std::int32_t* positions = nullptr;
@@ -57,6 +102,7 @@ struct RotaryRows {
   std::int64_t positions_stride = 0;
   std::int64_t cosine_stride = 0;
   std::int64_t sine_stride = 0;
+  float direction = 1.0F;  // -1: by the negative angles
 
   KOKKOS_INLINE_FUNCTION void operator()(std::int64_t row, std::int64_t begin,
                                          std::int64_t end) const {
@@ -70,15 +116,16 @@ struct RotaryRows {
     for (std::int64_t i = begin; i < end; ++i) {
       const float a = to_float(first[i]);
       const float b = to_float(second[i]);
-      first[i] = from_float<T>(a * cosine[i] - b * sine[i]);
-      second[i] = from_float<T>(b * cosine[i] + a * sine[i]);
+      const float turn = direction * sine[i];
+      first[i] = from_float<T>(a * cosine[i] - b * turn);
+      second[i] = from_float<T>(b * cosine[i] + a * turn);
     }
   }
 };
 
 template <class Space>
 void rotary_embedding(const Space& space, const Tensor& x, const Tensor& positions,
-                      const Tensor& cosines, const Tensor& sines) {
+                      const Tensor& cosines, const Tensor& sines, bool inverse) {
   dispatch_floating(x.dtype(), [&](auto type) {
     using T = typename decltype(type)::type;
     RotaryRows<T> kernel;
@@ -93,6 +140,7 @@ void rotary_embedding(const Space& space, const Tensor& x, const Tensor& positio
     kernel.positions_stride = positions.strides()[0];
     kernel.cosine_stride = cosines.strides()[0];
     kernel.sine_stride = sines.strides()[0];
+    kernel.direction = inverse ? -1.0F : 1.0F;
     for_rows(space, "Portolan::RotaryEmbedding::rotate", x.dim(0) * x.dim(1), kernel.half, kernel);
   });
 }

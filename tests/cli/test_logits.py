@@ -1,28 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """`portolan logits` as a user calls it: golden logits on one rank and on several, and its refusals."""
-import json
 import os
 import pathlib
-import struct
 import subprocess
 import sys
 import tempfile
 import unittest
 
+from tensor_file import read_tensor
+
 PORTOLAN = os.environ["PORTOLAN_BINARY"]
 DATA = pathlib.Path(os.environ["PORTOLAN_TEST_DATA"])
 MODEL = DATA / "models" / "llama-tiny-gqa"
-
-
-def read_tensor(path, name):
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        entry = json.loads(file.read(length))[name]
-        begin, end = entry["data_offsets"]
-        file.seek(8 + length + begin)
-        data = file.read(end - begin)
-    code = {"F32": "f", "I64": "q"}[entry["dtype"]]
-    return entry["shape"], struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)
 
 
 def run(arguments, ranks=1):

@@ -2,6 +2,7 @@
 """Help, version, and what every command does with bad usage."""
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,7 @@ import unittest
 
 from command import DATA, PORTOLAN, CommandTest, clean_environment, run
 
-COMMANDS = ("compare", "report", "info", "inspect", "plan", "logits")
+COMMANDS = ("compare", "report", "info", "inspect", "plan", "logits", "attention")
 
 
 class Usage(CommandTest):
@@ -120,10 +121,71 @@ class Inspect(CommandTest):
         self.assertEqual(len(shared["memory"]["weight_bytes_per_rank"]), 2)
         self.assertLess(max(shared["memory"]["weight_bytes_per_rank"]), 2 * whole["parameters"])
         self.assertNotIn("memory", json.loads(run("inspect", model, "--json").stdout))
+
+    def test_a_mesh_may_be_given_as_one_axis_of_so_many_ranks(self):
+        model = DATA / "models" / "llama-tiny-gqa"
+
+        def memory(*arguments):
+            return json.loads(run("inspect", model, "--json", *arguments).stdout)["memory"]
+
+        tensor = memory("--parallel", "tp", "--ranks", "2")
+        self.assertEqual(tensor, memory("--tp", "2"))
+        self.assertEqual((tensor["mesh"], tensor["ranks"], tensor["sequence_parallel"]),
+                         ("tensor 2", 2, False))
+        self.assertTrue(memory("--parallel", "sp", "--ranks", "2")["sequence_parallel"])
+        ring = memory("--parallel", "ring", "--ranks", "3")
+        self.assertEqual(ring["weight_bytes_per_rank"],
+                         3 * memory("--parallel", "none")["weight_bytes_per_rank"])
+
+    def test_activations_are_told_for_a_forward_of_a_given_size(self):
+        model = DATA / "models" / "llama-tiny-gqa"
+
+        def activations(*arguments):
+            memory = json.loads(run("inspect", model, "--json", *arguments).stdout)["memory"]
+            return memory["activation_bytes_per_rank"]
+
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        one = activations("--seq-len", "32")
+        # The largest moment of this model: the residual stream, its norm, and logits or MLP.
+        widest = max(config["vocab_size"], 3 * config["intermediate_size"])
+        self.assertEqual(one, [4 * 32 * (2 * config["hidden_size"] + widest)])
+        self.assertEqual(activations("--seq-len", "32", "--batch", "3"), [3 * one[0]])
+        ring = activations("--seq-len", "32", "--parallel", "ring", "--ranks", "2")
+        self.assertEqual(len(ring), 2)
+        self.assertLess(max(ring), one[0])
+
+    def test_memory_is_a_table_for_people(self):
+        model = DATA / "models" / "llama-tiny-gqa"
+        text = run("inspect", model, "--parallel", "sp", "--ranks", "2", "--dtype", "bf16",
+                   "--seq-len", "32").stdout
+        self.assertRegex(text, r"(?m)^memory per rank in bf16, tensor 2, sequence parallel, GB, for "
+                               r"a forward of 1 x 32 tokens$")
+        rows = re.findall(r"(?m)^  (\d+) +([\d.]+) +([\d.]+) +([\d.]+)$", text)
+        self.assertEqual([row[0] for row in rows], ["0", "1"])
+        for row in rows:
+            self.assertAlmostEqual(float(row[1]) + float(row[2]), float(row[3]), delta=2e-6)
+
+    def test_meshes_that_cannot_be_are_refused(self):
+        model = DATA / "models" / "llama-tiny-gqa"
         self.assert_refused(run("inspect", model, "--tp", "5"), "5", "heads")
-        self.assert_refused(run("inspect", model, "--parallel", "tp"), "--tp")
+        self.assert_refused(run("inspect", model, "--parallel", "tp"), "--parallel tp", "--ranks")
+        self.assert_refused(run("inspect", model, "--ranks", "2"), "--parallel")
+        self.assert_refused(run("inspect", model, "--tp", "2", "--ranks", "2"), "--ranks")
+        self.assert_refused(run("inspect", model, "--tp", "1048576", "--cp", "1048576"), "ranks")
+        self.assert_refused(run("inspect", model, "--batch", "2"), "--seq-len")
+        self.assert_refused(run("inspect", model, "--seq-len", "0"), "--seq-len 0")
         self.assert_refused(run("inspect", DATA / "bad" / "controls" / "minimal.safetensors", "--tp",
-                                "2"), "--tp")
+                                "2"), "minimal.safetensors")
+
+    def test_other_architectures_say_that_their_memory_is_not_known(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = os.path.join(folder, "config.json")
+            with open(config, "w", encoding="utf-8") as file:
+                json.dump({"model_type": "roberta", "hidden_size": 8, "intermediate_size": 16,
+                           "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9,
+                           "max_position_embeddings": 12}, file)
+            self.assertEqual(run("inspect", config).returncode, 0)
+            self.assert_refused(run("inspect", config, "--tp", "2"), config, "roberta", "llama")
 
     def test_every_bad_input_is_refused_in_one_line_that_starts_with_its_path(self):
         cases = json.loads((DATA / "bad" / "cases.json").read_text(encoding="utf-8"))

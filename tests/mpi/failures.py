@@ -4,8 +4,11 @@
 
 Usage: failures.py PROGRAM WHAT EXIT_CODE LAUNCHER...
 
-Starts `LAUNCHER... PROGRAM WHAT`. The job must end within LIMIT seconds with a code other than 0 (with
-EXIT_CODE if that is not "any"), each rank that can must have printed why, and no process may be left.
+Starts `LAUNCHER... PROGRAM WHAT`. The job must end by itself with a code other than 0 (with EXIT_CODE
+if that is not "any"), each rank that can must have printed why, and no process may be left.
+
+Nothing here depends on how fast the machine is: PATIENCE only tells a job that hangs from one that
+ends, and ranks miss a deadline only where one of them is stopped for good.
 """
 
 import os
@@ -14,7 +17,9 @@ import subprocess
 import sys
 import time
 
-LIMIT = 30.0
+PATIENCE = 120.0
+# Of every wait for a peer, in seconds.
+DEADLINES = {"kill": "100", "stop": "3", "error": "100"}
 
 
 def alive(process):
@@ -25,32 +30,36 @@ def alive(process):
         return False
 
 
+def left_of(processes):
+    """Those that are still there after the launcher had time to end them."""
+    give_up = time.monotonic() + PATIENCE
+    left = processes
+    while left and time.monotonic() < give_up:
+        time.sleep(0.05)
+        left = [process for process in left if alive(process)]
+    return left
+
+
 def main():
     program, what, exit_code, *launcher = sys.argv[1:]
     ranks = int(launcher[launcher.index("-n") + 1])
-    start = time.monotonic()
-    environment = {**os.environ, "PORTOLAN_DEADLINE": "3"}
     job = subprocess.run(
         [*launcher, program, what],
-        env=environment,
+        env={**os.environ, "PORTOLAN_DEADLINE": DEADLINES[what]},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=2 * LIMIT,
+        timeout=PATIENCE,
         check=False,
     )
-    seconds = time.monotonic() - start
     processes = [int(number) for number in re.findall(r"^process (\d+)$", job.stderr, re.M)]
     reports = {int(rank) for rank in re.findall(r"^rank (\d+) error: ", job.stderr, re.M)}
-    time.sleep(0.5)
     problems = []
-    if seconds > LIMIT:
-        problems.append(f"it took {seconds:.1f} s")
     if job.returncode == 0 or exit_code not in ("any", str(job.returncode)):
         problems.append(f"the exit code is {job.returncode}")
     if len(processes) != ranks:
         problems.append(f"{len(processes)} ranks started, not {ranks}")
-    left = [process for process in processes if alive(process)]
+    left = left_of(processes)
     if left:
         problems.append(f"processes {left} are left")
     # A killed rank makes the launcher end the others before they can say anything.

@@ -45,10 +45,52 @@ class FakeDevice final : public Backend {
   void add_rms_norm(const Tensor&, const Tensor&, const Tensor&, float, const Tensor&) override {
     refuse();
   }
-  void rotary_embedding(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {
+  void rotary_embedding(const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool) override {
     refuse();
   }
   void swiglu(const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
+  void add(const Tensor&, const Tensor&) override { refuse(); }
+  void scale(const Tensor&, float) override { refuse(); }
+  void dropout(const Tensor&, float, RandomKey, const MatrixBlock&) override { refuse(); }
+  void add_bias(const Tensor&, const Tensor&) override { refuse(); }
+  void add_bias_backward(const Tensor&, const Tensor&) override { refuse(); }
+  void embedding_backward(const Tensor&, const Tensor&, std::int64_t, const Tensor&) override {
+    refuse();
+  }
+  void rms_norm_backward(const Tensor&, const Tensor&, float, const Tensor&, const Tensor&,
+                         const Tensor&, bool) override {
+    refuse();
+  }
+  void layer_norm(const Tensor&, const Tensor&, const Tensor&, float, const Tensor&) override {
+    refuse();
+  }
+  void layer_norm_backward(const Tensor&, const Tensor&, float, const Tensor&, const Tensor&,
+                           const Tensor&, const Tensor&, bool) override {
+    refuse();
+  }
+  void swiglu_backward(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                       const Tensor&) override {
+    refuse();
+  }
+  void gelu(const Tensor&, const Tensor&, GeluKind) override { refuse(); }
+  void gelu_backward(const Tensor&, const Tensor&, const Tensor&, GeluKind) override { refuse(); }
+  void softmax(const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
+  void softmax_backward(const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
+  void cross_entropy_rows(const Tensor&, const Tensor&, std::int64_t, std::int32_t, const Tensor&,
+                          const Tensor&, const Tensor&) override {
+    refuse();
+  }
+  void cross_entropy_backward(const Tensor&, const Tensor&, std::int64_t, std::int32_t,
+                              const Tensor&, float, const Tensor&) override {
+    refuse();
+  }
+  void adamw(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const AdamWStep&,
+             const Tensor&) override {
+    refuse();
+  }
+  void sgd(const Tensor&, const Tensor&, const Tensor&, const SgdStep&) override { refuse(); }
+  [[nodiscard]] double sum_of_squares(const Tensor&) override { refuse(); }
+  void product(const Tensor&, bool, const Tensor&, bool, const Tensor&, bool) override { refuse(); }
   void merge_attention(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {
     refuse();
   }

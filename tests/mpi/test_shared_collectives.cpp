@@ -25,7 +25,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kDeadline{30'000};
+constexpr milliseconds kDeadline{200'000};
 constexpr milliseconds kPatience{120'000};
 
 void expect_all_ok(int size, const ForkedRanks::Body& body) {

@@ -18,6 +18,13 @@ namespace {
 
 using std::chrono::milliseconds;
 
+// However busy the machine: a deadline that nothing here comes near, and a wait that is shorter, so
+// that what ends within it did not end at the deadline.
+constexpr milliseconds kFarDeadline{200'000};
+constexpr milliseconds kPatience{100'000};
+// Of ranks whose peer never comes; long beside what a scheduler may keep a rank waiting.
+constexpr milliseconds kShortDeadline{3'000};
+
 Tensor tensor(Communicator& world, std::int64_t elements) {
   const Tensor x = world.allocate({elements}, DType::f32, Device{});
   for (std::int64_t i = 0; i < elements; ++i) x.data<float>()[i] = 1.0F;
@@ -52,8 +59,7 @@ void expect_communication_error(const RankOutcome& outcome, const std::string& m
 }
 
 /// Sends a signal to a random rank at a random moment of the loop, again and again.
-void strike(int signal_number, int rounds, milliseconds deadline, milliseconds patience,
-            const std::string& state) {
+void strike(int signal_number, int rounds, milliseconds deadline, const std::string& state) {
   std::mt19937 random(20'240'817);
   for (int round = 0; round < rounds; ++round) {
     const int size = 2 + round % 3;
@@ -69,7 +75,7 @@ void strike(int signal_number, int rounds, milliseconds deadline, milliseconds p
     for (int rank = 0; rank < size; ++rank) {
       if (rank != victim) survivors.push_back(rank);
     }
-    for (const RankOutcome& outcome : ranks.wait(patience, survivors)) {
+    for (const RankOutcome& outcome : ranks.wait(kPatience, survivors)) {
       expect_communication_error(outcome, state);
       EXPECT_NE(outcome.standard_error.find("rank " + std::to_string(victim)), std::string::npos)
           << outcome.standard_error;
@@ -78,11 +84,11 @@ void strike(int signal_number, int rounds, milliseconds deadline, milliseconds p
 }
 
 TEST(SharedFailures, AKilledRankIsNoticedLongBeforeTheDeadline) {
-  strike(SIGKILL, 15, milliseconds(20'000), milliseconds(10'000), "has ended");
+  strike(SIGKILL, 15, kFarDeadline, "has ended");
 }
 
 TEST(SharedFailures, AStoppedRankIsNoticedAtTheDeadline) {
-  strike(SIGSTOP, 5, milliseconds(1500), milliseconds(10'000), "stopped");
+  strike(SIGSTOP, 3, kShortDeadline, "stopped");
 }
 
 TEST(SharedFailures, ARankThatNeverStartsIsNoticedAtTheDeadline) {
@@ -98,30 +104,30 @@ TEST(SharedFailures, ARankThatNeverStartsIsNoticedAtTheDeadline) {
 }
 
 TEST(SharedFailures, AnErrorOfOneRankEndsTheOthers) {
-  ForkedRanks ranks(3, milliseconds(20'000), [](Communicator& world) {
+  ForkedRanks ranks(3, kFarDeadline, [](Communicator& world) {
     world.barrier();
     const std::unique_ptr<Communicator> part = world.split(0, world.rank());
     if (world.rank() == 1) throw UsageError("this rank has had enough");
     part->barrier();
   });
-  const std::vector<RankOutcome> outcomes = ranks.wait(milliseconds(10'000));
+  const std::vector<RankOutcome> outcomes = ranks.wait(kPatience);
   EXPECT_EQ(outcomes[1].exit_code, RankOutcome::kOtherError) << outcomes[1].standard_error;
   expect_communication_error(outcomes[0], "rank 1 stopped because of an error of its own");
   expect_communication_error(outcomes[2], "rank 1 stopped because of an error of its own");
 }
 
 TEST(SharedFailures, ARankThatLeavesEarlyIsNoticed) {
-  ForkedRanks ranks(2, milliseconds(20'000), [](Communicator& world) {
+  ForkedRanks ranks(2, kFarDeadline, [](Communicator& world) {
     if (world.rank() == 0) return;
     world.barrier();
   });
-  const std::vector<RankOutcome> outcomes = ranks.wait(milliseconds(10'000));
+  const std::vector<RankOutcome> outcomes = ranks.wait(kPatience);
   EXPECT_EQ(outcomes[0].exit_code, RankOutcome::kOk);
   expect_communication_error(outcomes[1], "barrier on rank 1 of 2: rank 0 (process ");
 }
 
 TEST(SharedFailures, RanksThatCallDifferentCollectivesAreTold) {
-  ForkedRanks ranks(2, milliseconds(20'000), [](Communicator& world) {
+  ForkedRanks ranks(2, kFarDeadline, [](Communicator& world) {
     const Tensor x = tensor(world, 10);
     if (world.rank() == 0) {
       world.all_reduce(x);
@@ -129,22 +135,22 @@ TEST(SharedFailures, RanksThatCallDifferentCollectivesAreTold) {
       world.broadcast(x, 0);
     }
   });
-  for (const RankOutcome& outcome : ranks.wait(milliseconds(10'000))) {
+  for (const RankOutcome& outcome : ranks.wait(kPatience)) {
     expect_communication_error(outcome, "ranks must call the same collectives in the same order");
   }
 }
 
 TEST(SharedFailures, DifferentSizesAreTold) {
-  ForkedRanks ranks(2, milliseconds(20'000), [](Communicator& world) {
+  ForkedRanks ranks(2, kFarDeadline, [](Communicator& world) {
     world.all_reduce(tensor(world, 10 + world.rank()));
   });
-  for (const RankOutcome& outcome : ranks.wait(milliseconds(10'000))) {
+  for (const RankOutcome& outcome : ranks.wait(kPatience)) {
     expect_communication_error(outcome, "44 bytes of f32");
   }
 }
 
 TEST(SharedFailures, ARotationEndsWithoutThrowingAndTheNextCallThrows) {
-  ForkedRanks ranks(2, milliseconds(1500), [](Communicator& world) {
+  ForkedRanks ranks(2, kShortDeadline, [](Communicator& world) {
     const Tensor own = tensor(world, 1000);
     bool destroyed = false;
     try {
@@ -160,13 +166,13 @@ TEST(SharedFailures, ARotationEndsWithoutThrowingAndTheNextCallThrows) {
       throw;
     }
   });
-  const std::vector<RankOutcome> outcomes = ranks.wait(milliseconds(10'000), {0});
-  expect_communication_error(outcomes[0], "ring_shift on rank 0 of 2: no answer within 1.5 s");
+  const std::vector<RankOutcome> outcomes = ranks.wait(kPatience, {0});
+  expect_communication_error(outcomes[0], "ring_shift on rank 0 of 2: no answer within 3 s");
 }
 
 TEST(SharedFailures, ACommunicatorThatFailedStaysFailed) {
-  ForkedRanks ranks(2, milliseconds(1500), [](Communicator& world) {
-    if (world.rank() == 1) std::this_thread::sleep_for(milliseconds(3000));
+  ForkedRanks ranks(2, kShortDeadline, [](Communicator& world) {
+    if (world.rank() == 1) std::this_thread::sleep_for(2 * kShortDeadline);
     try {
       world.barrier();
     } catch (const CommunicationError&) {
@@ -174,7 +180,7 @@ TEST(SharedFailures, ACommunicatorThatFailedStaysFailed) {
       try {
         world.all_reduce(tensor(world, 4));
       } catch (const CommunicationError&) {
-        if (std::chrono::steady_clock::now() - start > milliseconds(1000)) {
+        if (std::chrono::steady_clock::now() - start > kShortDeadline / 2) {
           throw std::runtime_error("the second failure took as long as the first");
         }
         throw;
@@ -182,8 +188,8 @@ TEST(SharedFailures, ACommunicatorThatFailedStaysFailed) {
     }
     throw std::runtime_error("no failure");
   });
-  const std::vector<RankOutcome> outcomes = ranks.wait(milliseconds(10'000));
-  expect_communication_error(outcomes[0], "no answer within 1.5 s from rank 1");
+  const std::vector<RankOutcome> outcomes = ranks.wait(kPatience);
+  expect_communication_error(outcomes[0], "no answer within 3 s from rank 1");
   expect_communication_error(outcomes[1], "given up");
 }
 

@@ -10,7 +10,7 @@
 #include "backends/compat/kokkos_runtime.hpp"
 #include "backends/serial/serial_backend.hpp"
 #include "core/backend.hpp"
-#include "tests/unit/op_list.hpp"
+#include "tests/unit/checksums.hpp"
 #if defined(PORTOLAN_HAS_OPENMP)
 #include "attention/openmp/openmp_attention.hpp"
 #include "backends/openmp/openmp_backend.hpp"
@@ -26,7 +26,12 @@ class HostDevices {
     portolan::register_portable_attention_serial();
 #if defined(PORTOLAN_HAS_OPENMP)
     portolan::register_backend(portolan::make_openmp_backend());
-    portolan::register_attention_kernel(portolan::make_openmp_flash_attention());
+    for (const portolan::AttentionMethod method :
+         {portolan::AttentionMethod::flash, portolan::AttentionMethod::window,
+          portolan::AttentionMethod::block_sparse}) {
+      portolan::register_attention_kernel(portolan::make_openmp_flash_attention(method));
+      portolan::register_attention_kernel(portolan::make_openmp_flash_attention_backward(method));
+    }
     portolan::register_portable_attention_openmp();
 #endif
   }
@@ -49,9 +54,9 @@ constexpr int kThreads = 2;
 
 int main(int argc, char** argv) {
   // Kokkos' threads are fixed for a process, so a test compares processes.
-  if (argc == 3 && std::string_view(argv[1]) == "--op-checksums") {
-    const HostDevices devices(std::atoi(argv[2]));
-    std::fputs(portolan::testing_support::op_checksums().c_str(), stdout);
+  if (argc == 4 && std::string_view(argv[1]) == "--checksums") {
+    const HostDevices devices(std::atoi(argv[3]));
+    std::fputs(portolan::testing_support::checksum_lines(argv[2]).c_str(), stdout);
     return 0;
   }
   testing::InitGoogleTest(&argc, argv);

@@ -131,6 +131,12 @@ Tensor index_tensor(const std::vector<std::int32_t>& values, Device device) {
   return ops::to_device(host, device);
 }
 
+Values snapshot(const TestMatrix& matrix) {
+  return matrix.view.elements() < 1000000 ? matrix.values() : Values();
+}
+
+Tensor vector_of(const TestMatrix& row) { return row.whole.view({row.whole.dim(1)}); }
+
 double bytes_of(const TestMatrix& matrix) { return static_cast<double>(matrix.view.bytes()); }
 
 double unit_roundoff(DType dtype) {
@@ -166,7 +172,8 @@ Values tolerance_of(const Values& values, const Values& magnitudes, double round
 const std::vector<OpCase>& op_list() {
   static const std::vector<OpCase> cases = [] {
     std::vector<OpCase> all;
-    for (std::vector<OpCase> part : {elementwise_cases(), transformer_cases(), matmul_cases()}) {
+    for (std::vector<OpCase> part : {elementwise_cases(), transformer_cases(), gradient_cases(),
+                                     training_cases(), matmul_cases()}) {
       for (OpCase& one : part) all.push_back(std::move(one));
     }
     return all;

@@ -62,12 +62,11 @@ struct OpCase {
 
 [[nodiscard]] const std::vector<OpCase>& op_list();
 
-/// One line per device, case, dtype and size with a checksum of the results' bits.
-[[nodiscard]] std::string op_checksums();
-
 /// The cases of one subject, which op_list() joins.
 [[nodiscard]] std::vector<OpCase> elementwise_cases();
 [[nodiscard]] std::vector<OpCase> transformer_cases();
+[[nodiscard]] std::vector<OpCase> gradient_cases();
+[[nodiscard]] std::vector<OpCase> training_cases();
 [[nodiscard]] std::vector<OpCase> matmul_cases();
 
 /// Numbers that depend on the seed alone.
@@ -95,6 +94,10 @@ class Generator {
 [[nodiscard]] Tensor index_tensor(const std::vector<std::int32_t>& values, Device device);
 /// Of any shape and strides, in row-major order.
 [[nodiscard]] Values values_of(const Tensor& tensor);
+/// What an operation is about to overwrite; empty for the sizes of benchmarks.
+[[nodiscard]] Values snapshot(const TestMatrix& matrix);
+/// A single dense row as a vector.
+[[nodiscard]] Tensor vector_of(const TestMatrix& row);
 /// Bytes of the elements in view.
 [[nodiscard]] double bytes_of(const TestMatrix& matrix);
 

@@ -85,33 +85,46 @@ constexpr float kMean = 0.25F;
 constexpr float kScale = 0.1F;
 constexpr RandomKey kKey{0x0123456789ABCDEFULL, 0xFEDCBA9876543210ULL};
 
-/// A block of a wider matrix whose rows start anywhere within the groups of four that one call of
-/// the generator makes. In f32 the result is known to the bit.
+/// Random numbers are drawn for a block of a wider matrix whose rows start anywhere within the
+/// groups of four that one call of the generator makes, or for whole rows.
+MatrixBlock random_block(const OpSize& size, bool whole_rows) {
+  if (whole_rows) return {.columns = size.columns};
+  return {.row_begin = 3, .column_begin = 6, .columns = size.columns + 11};
+}
+
+/// The random word of each element of the block, row-major.
+std::vector<std::uint32_t> random_words_of(const OpSize& size, const MatrixBlock& block) {
+  std::vector<std::uint32_t> result;
+  for (std::int64_t row = 0; row < size.rows; ++row) {
+    for (std::int64_t column = 0; column < size.columns; ++column) {
+      const auto index = static_cast<std::uint64_t>((block.row_begin + row) * block.columns +
+                                                    block.column_begin + column);
+      const auto half = [](std::uint64_t value, int shift) {
+        return static_cast<std::uint32_t>(value >> shift);
+      };
+      const auto words = reference::philox(
+          {half(index / 4, 0), half(index / 4, 32), half(kKey.stream, 0), half(kKey.stream, 32)},
+          {half(kKey.seed, 0), half(kKey.seed, 32)});
+      result.push_back(words[index % 4]);
+    }
+  }
+  return result;
+}
+
+/// In f32 the result is known to the bit.
 OpInstance make_random(const OpSize& size, bool whole_rows, DType dtype, Device device) {
-  MatrixBlock block;
-  if (!whole_rows) block = {.row_begin = 3, .column_begin = 6, .columns = 0};
-  block.columns = block.column_begin + size.columns + (whole_rows ? 0 : 5);
+  const MatrixBlock block = random_block(size, whole_rows);
   const TestMatrix out = constant_matrix(0.0, size.rows, size.columns, dtype, device, size.strided);
   OpInstance instance;
   instance.results = {out};
   instance.run = [=] { ops::random_uniform(out.view, kKey, block, kMean, kScale); };
   instance.expected = [=]() -> std::vector<Expectation> {
     Values expected;
-    for (std::int64_t row = 0; row < size.rows; ++row) {
-      for (std::int64_t column = 0; column < size.columns; ++column) {
-        const auto index = static_cast<std::uint64_t>((block.row_begin + row) * block.columns +
-                                                      block.column_begin + column);
-        const auto half = [](std::uint64_t value, int shift) {
-          return static_cast<std::uint32_t>(value >> shift);
-        };
-        const auto words = reference::philox(
-            {half(index / 4, 0), half(index / 4, 32), half(kKey.stream, 0), half(kKey.stream, 32)},
-            {half(kKey.seed, 0), half(kKey.seed, 32)});
-        const double bits = words[index % 4] >> 8;
-        const auto u = static_cast<float>(bits * 0x1p-23 - 1.0);
-        const float scaled = kScale * u;
-        expected.push_back(kMean + scaled);
-      }
+    for (const std::uint32_t word : random_words_of(size, block)) {
+      const double bits = word >> 8;
+      const auto u = static_cast<float>(bits * 0x1p-23 - 1.0);
+      const float scaled = kScale * u;
+      expected.push_back(kMean + scaled);
     }
     Values tolerance = dtype == DType::f32
                            ? Values(expected.size(), 0.0)
@@ -119,6 +132,29 @@ OpInstance make_random(const OpSize& size, bool whole_rows, DType dtype, Device 
     return {{std::move(expected), std::move(tolerance)}};
   };
   instance.bytes = bytes_of(out);
+  return instance;
+}
+
+OpInstance make_dropout(const OpSize& size, bool whole_rows, DType dtype, Device device) {
+  constexpr float kProbability = 0.3F;
+  Generator generator(seed_of("dropout", size));
+  const MatrixBlock block = random_block(size, whole_rows);
+  const TestMatrix x =
+      random_matrix(generator, size.rows, size.columns, dtype, device, size.strided);
+  const Values initial = snapshot(x);
+  OpInstance instance;
+  instance.results = {x};
+  instance.run = [=] { ops::dropout(x.view, kProbability, kKey, block); };
+  instance.expected = [=]() -> std::vector<Expectation> {
+    const std::vector<std::uint32_t> words = random_words_of(size, block);
+    Values expected(initial.size());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const bool dropped = static_cast<double>(words[i]) < kProbability * 0x1p32;
+      expected[i] = dropped ? 0.0 : initial[i] / (1.0 - kProbability);
+    }
+    return {{expected, tolerance_of(expected, magnitudes_of(expected), 3.0, dtype)}};
+  };
+  instance.bytes = 2.0 * bytes_of(x);
   return instance;
 }
 
@@ -152,6 +188,41 @@ OpInstance make_sum(const OpSize& size, int inputs, int outs, DType dtype, Devic
     return std::vector<Expectation>(static_cast<std::size_t>(outs), each);
   };
   instance.bytes = bytes_of(terms[0]) * (inputs + outs);
+  return instance;
+}
+
+OpInstance make_add(const OpSize& size, DType from, DType to, Device device) {
+  Generator generator(seed_of("add", size));
+  const TestMatrix x =
+      random_matrix(generator, size.rows, size.columns, from, device, size.strided);
+  const TestMatrix y = random_matrix(generator, size.rows, size.columns, to, device, size.strided);
+  const Values initial = snapshot(y);
+  OpInstance instance;
+  instance.results = {y};
+  instance.run = [=] { ops::add(x.view, y.view); };
+  instance.expected = [=]() -> std::vector<Expectation> {
+    const reference::Sums expected = reference::sum({initial, x.values()});
+    return {{expected.values, tolerance_of(expected.values, expected.magnitudes, 1.0, to)}};
+  };
+  instance.bytes = bytes_of(x) + 2.0 * bytes_of(y);
+  return instance;
+}
+
+OpInstance make_scale(const OpSize& size, DType dtype, Device device) {
+  constexpr float kFactor = -0.3F;
+  Generator generator(seed_of("scale", size));
+  const TestMatrix x =
+      random_matrix(generator, size.rows, size.columns, dtype, device, size.strided);
+  const Values initial = snapshot(x);
+  OpInstance instance;
+  instance.results = {x};
+  instance.run = [=] { ops::scale(x.view, kFactor); };
+  instance.expected = [=]() -> std::vector<Expectation> {
+    Values expected = initial;
+    for (double& value : expected) value *= kFactor;
+    return {{expected, tolerance_of(expected, magnitudes_of(expected), 1.0, dtype)}};
+  };
+  instance.bytes = 2.0 * bytes_of(x);
   return instance;
 }
 
@@ -191,7 +262,22 @@ std::vector<OpCase> elementwise_cases() {
                    {{1, 1}, {7, 5}, {517, 3}, {7, 5, 1, true}, {517, 3, 1, true}},
                    {},
                    make_column_copy});
+  for (const DType from : computed_dtypes()) {
+    cases.push_back({"add_" + std::string(name_of(from)),
+                     computed_dtypes(),
+                     matrix_sizes(),
+                     {{1024, 4096}},
+                     [from](const OpSize& size, DType to, Device device) {
+                       return make_add(size, from, to, device);
+                     }});
+  }
+  cases.push_back({"scale", computed_dtypes(), matrix_sizes(), {{1024, 4096}}, make_scale});
   for (const bool whole_rows : {false, true}) {
+    cases.push_back({whole_rows ? "dropout" : "dropout_block", computed_dtypes(), matrix_sizes(),
+                     whole_rows ? std::vector<OpSize>{{1024, 4096}} : std::vector<OpSize>{},
+                     [whole_rows](const OpSize& size, DType dtype, Device device) {
+                       return make_dropout(size, whole_rows, dtype, device);
+                     }});
     cases.push_back({whole_rows ? "random_uniform" : "random_uniform_block", computed_dtypes(),
                      matrix_sizes(), whole_rows ? kLargeMatrices : std::vector<OpSize>{},
                      [whole_rows](const OpSize& size, DType dtype, Device device) {

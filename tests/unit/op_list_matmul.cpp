@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "core/ops.hpp"
+#include "tests/reference/training_reference.hpp"
 #include "tests/unit/op_list.hpp"
 
 namespace portolan::testing_support {
@@ -13,6 +15,20 @@ struct ProductKind {
   bool accumulate = false;
   bool f32_out = false;
 };
+
+/// Errors of sums of products of random sign.
+Expectation product_expectation(const reference::Sums& expected, std::int64_t terms, DType dtype) {
+  const auto count = static_cast<double>(terms);
+  // Rounding errors of a sum of n terms of random sign grow like the root of n; four times that
+  // leaves no chance outcome beyond it among the thousands of elements here.
+  const double roundings = 4.0 * std::sqrt(count) + 2.0;
+  Values magnitudes(expected.values.size());
+  for (std::size_t i = 0; i < magnitudes.size(); ++i) {
+    // Partial sums are of the size of the root of the sum of the squares of the terms.
+    magnitudes[i] = std::abs(expected.values[i]) + expected.magnitudes[i] / std::sqrt(count);
+  }
+  return {expected.values, tolerance_of(expected.values, magnitudes, roundings, dtype)};
+}
 
 /// rows by columns inputs and extent outputs.
 OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype, Device device) {
@@ -61,20 +77,56 @@ OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype,
   instance.expected = [=]() -> std::vector<Expectation> {
     const reference::Sums expected = reference::matmul(x.values(), plain.values(), size.rows,
                                                        in_features, out_features, initial);
-    // Rounding errors of a sum of n terms of random sign grow like the root of n; four times that
-    // leaves no chance outcome beyond it among the thousands of elements here.
-    const double roundings = 4.0 * std::sqrt(static_cast<double>(in_features)) + 2.0;
-    Values magnitudes(expected.values.size());
-    for (std::size_t i = 0; i < magnitudes.size(); ++i) {
-      // Partial sums are of the size of the root of the sum of the squares of the terms.
-      magnitudes[i] = std::abs(expected.values[i]) +
-                      expected.magnitudes[i] / std::sqrt(static_cast<double>(in_features));
-    }
-    return {{expected.values, tolerance_of(expected.values, magnitudes, roundings, out_dtype)}};
+    return {product_expectation(expected, in_features, out_dtype)};
   };
   instance.bytes = bytes_of(x) + bytes_of(out) + static_cast<double>(weight.bytes());
   instance.flops = 2.0 * static_cast<double>(size.rows) * static_cast<double>(in_features) *
                    static_cast<double>(out_features);
+  return instance;
+}
+
+struct GeneralKind {
+  bool transpose_a = false;
+  bool transpose_b = false;
+  bool accumulate = false;
+  bool f32_out = false;
+  bool f32_b = false;  ///< b in f32 whatever a is
+};
+
+/// rows by columns by extent: m, k, n.
+OpInstance make_product(const OpSize& size, const GeneralKind& kind, DType dtype, Device device) {
+  Generator generator(seed_of("product", size));
+  const auto operand = [&](std::int64_t rows, std::int64_t columns, bool transpose, DType type) {
+    if (transpose) std::swap(rows, columns);
+    return random_matrix(generator, rows, columns, type, device, size.strided);
+  };
+  const TestMatrix a = operand(size.rows, size.columns, kind.transpose_a, dtype);
+  const TestMatrix b =
+      operand(size.columns, size.extent, kind.transpose_b, kind.f32_b ? DType::f32 : dtype);
+  const DType out_dtype = kind.f32_out ? DType::f32 : dtype;
+  const TestMatrix out =
+      kind.accumulate
+          ? random_matrix(generator, size.rows, size.extent, out_dtype, device, size.strided)
+          : constant_matrix(NAN, size.rows, size.extent, out_dtype, device, size.strided);
+  const Values initial = kind.accumulate ? snapshot(out) : Values();
+  OpInstance instance;
+  instance.results = {out};
+  instance.run = [=] {
+    ops::product(a.view, kind.transpose_a, b.view, kind.transpose_b, out.view, kind.accumulate);
+  };
+  instance.expected = [=]() -> std::vector<Expectation> {
+    const Values left =
+        kind.transpose_a ? reference::transposed(a.values(), size.columns, size.rows) : a.values();
+    const Values right = kind.transpose_b
+                             ? b.values()
+                             : reference::transposed(b.values(), size.columns, size.extent);
+    return {product_expectation(
+        reference::matmul(left, right, size.rows, size.columns, size.extent, initial), size.columns,
+        out_dtype)};
+  };
+  instance.bytes = bytes_of(a) + bytes_of(b) + bytes_of(out);
+  instance.flops = 2.0 * static_cast<double>(size.rows) * static_cast<double>(size.columns) *
+                   static_cast<double>(size.extent);
   return instance;
 }
 
@@ -152,6 +204,35 @@ std::vector<OpCase> matmul_cases() {
                    sizes,
                    {},
                    make({.packed = false, .accumulate = true})});
+  const auto add_product = [&](const std::string& name, const GeneralKind& kind,
+                               std::vector<DType> dtypes, std::vector<OpSize> timed) {
+    std::vector<OpSize> all = sizes;
+    all.push_back({40, 2500, 30});  // more terms than are added up at a time
+    // Large enough for B to be packed first, where products are timed.
+    if (!timed.empty()) all.push_back({385, 1030, 1030, true});
+    cases.push_back({name, std::move(dtypes), std::move(all), std::move(timed),
+                     [kind](const OpSize& size, DType dtype, Device device) {
+                       return make_product(size, kind, dtype, device);
+                     }});
+  };
+  // The gradients of a linear layer of 1024 tokens: grad_x = grad_out W, grad_w += grad_out^T x.
+  const std::vector<OpSize> grad_x = {{1024, 512, 512},   {1024, 1376, 512}, {1024, 512, 1376},
+                                      {1024, 8192, 512},  {1024, 512, 8192}, {1024, 4096, 11008},
+                                      {1024, 11008, 4096}};
+  const std::vector<OpSize> grad_w = {{512, 1024, 512},   {1376, 1024, 512}, {512, 1024, 1376},
+                                      {8192, 1024, 512},  {512, 1024, 8192}, {4096, 1024, 11008},
+                                      {11008, 1024, 4096}};
+  add_product("product", {}, computed_dtypes(), grad_x);
+  add_product("product_accumulate", {.accumulate = true}, computed_dtypes(), {});
+  add_product("product_b_transposed", {.transpose_b = true}, computed_dtypes(), {});
+  add_product("product_a_transposed", {.transpose_a = true}, computed_dtypes(), {});
+  add_product("product_a_transposed_accumulate_f32",
+              {.transpose_a = true, .accumulate = true, .f32_out = true}, computed_dtypes(),
+              grad_w);
+  add_product("product_both_transposed", {.transpose_a = true, .transpose_b = true},
+              computed_dtypes(), {});
+  add_product("product_of_two_dtypes", {.transpose_b = true, .accumulate = true, .f32_b = true},
+              {DType::bf16, DType::f16}, {});
   return cases;
 }
 

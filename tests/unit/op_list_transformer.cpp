@@ -53,8 +53,6 @@ NormInputs make_norm_inputs(const OpSize& size, DType dtype, DType weight_dtype,
   return inputs;
 }
 
-Tensor vector_of(const TestMatrix& row) { return row.whole.view({row.whole.dim(1)}); }
-
 OpInstance make_rms_norm(const OpSize& size, DType dtype, DType weight_dtype, Device device) {
   const NormInputs inputs = make_norm_inputs(size, dtype, weight_dtype, device);
   OpInstance instance;
@@ -76,7 +74,7 @@ OpInstance make_add_rms_norm(const OpSize& size, DType dtype, Device device) {
   Generator generator(seed_of("residual", size));
   const TestMatrix residual =
       random_matrix(generator, size.rows, size.columns, dtype, device, size.strided, 4.0);
-  const Values initial = size.rows * size.columns < 1000000 ? residual.values() : Values();
+  const Values initial = snapshot(residual);
   OpInstance instance;
   instance.results = {residual, inputs.out};
   instance.run = [=] {
@@ -95,7 +93,7 @@ OpInstance make_add_rms_norm(const OpSize& size, DType dtype, Device device) {
   return instance;
 }
 
-OpInstance make_rotary(const OpSize& size, DType dtype, Device device) {
+OpInstance make_rotary(const OpSize& size, bool inverse, DType dtype, Device device) {
   Generator generator(seed_of("rotary", size));
   const std::int64_t heads = size.extent;
   const std::int64_t head_dim = size.columns;
@@ -112,15 +110,17 @@ OpInstance make_rotary(const OpSize& size, DType dtype, Device device) {
     position = static_cast<std::int32_t>(generator.word() % kLength);
   }
   const Tensor position_tensor = index_tensor(positions, device);
-  const Values initial = size.rows * x.view.dim(1) < 1000000 ? x.values() : Values();
+  const Values initial = snapshot(x);
   OpInstance instance;
   instance.results = {x};
   instance.run = [=] {
-    ops::rotary_embedding(heads_of_x, position_tensor, cosines.view, sines.view);
+    ops::rotary_embedding(heads_of_x, position_tensor, cosines.view, sines.view, inverse);
   };
   instance.expected = [=]() -> std::vector<Expectation> {
-    const reference::Sums expected = reference::rotary_embedding(
-        initial, positions, cosines.values(), sines.values(), heads, head_dim);
+    Values turn = sines.values();
+    for (double& sine : turn) sine = inverse ? -sine : sine;
+    const reference::Sums expected =
+        reference::rotary_embedding(initial, positions, cosines.values(), turn, heads, head_dim);
     // Two products and a sum.
     return {{expected.values, tolerance_of(expected.values, expected.magnitudes, 2.0, dtype)}};
   };
@@ -212,11 +212,15 @@ std::vector<OpCase> transformer_cases() {
     rotary_sizes.push_back({70, 64, 3, strided});
     rotary_sizes.push_back({9, 128, 4, strided});
   }
-  cases.push_back({"rotary_embedding",
-                   computed_dtypes(),
-                   rotary_sizes,
-                   {{256, 128, 32}, {1024, 128, 32}, {2048, 128, 32}},
-                   make_rotary});
+  for (const bool inverse : {false, true}) {
+    cases.push_back(
+        {inverse ? "rotary_embedding_inverse" : "rotary_embedding", computed_dtypes(), rotary_sizes,
+         inverse ? std::vector<OpSize>{}
+                 : std::vector<OpSize>{{256, 128, 32}, {1024, 128, 32}, {2048, 128, 32}},
+         [inverse](const OpSize& size, DType dtype, Device device) {
+           return make_rotary(size, inverse, dtype, device);
+         }});
+  }
   cases.push_back({"merge_attention",
                    {DType::f32},
                    {{1, 1, 1}, {3, 21, 5}, {17, 64, 4}, {5, 130, 33}},

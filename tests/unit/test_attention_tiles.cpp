@@ -65,13 +65,16 @@ TEST(AttentionTileOperations, HiddenColumnsWeighExactlyNothing) {
     std::ranges::fill(memory.scores, 3.0F);
     int first[kQueryTile];
     int end[kQueryTile];
+    std::uint8_t seen[kQueryTile * kKeyTile / 8] = {};
     for (int row = 0; row < kQueryTile; ++row) {
       first[row] = 5 * row;
       end[row] = row == 7 ? 0 : 40 + 3 * row;  // row 7 sees nothing
+      for (int column = first[row]; column < end[row]; ++column) {
+        seen[(row * kKeyTile + column) / 8] |= static_cast<std::uint8_t>(1U << (column % 8));
+      }
     }
     SoftmaxTile tile = memory.tile();
-    tile.first = first;
-    tile.end = end;
+    tile.seen = seen;
     tile.columns = 96;
     softmax_tile(tile, format);
     float totals[kQueryTile];
@@ -121,14 +124,16 @@ TEST(AttentionTileOperations, PackedKeysAreTransposedAndPadded) {
       for (std::size_t i = 0; i < rows.size(); ++i) {
         rows[i] = from_float<BFloat16>(static_cast<float>(i % 251));
       }
-      const SourceRows source{rows.data(), DType::bf16, kStride, count, head_dim};
+      void* pointers[kKeyTile];
+      for (int key = 0; key < count; ++key) pointers[key] = &rows[key * kStride];
+      const SourceRows source{pointers, DType::bf16, count, head_dim};
       alignas(128) float single[20 * kKeyTile];
       alignas(128) BFloat16 pair[20 * kKeyTile];
       std::ranges::fill(single, 77.0F);
       std::ranges::fill(pair, from_float<BFloat16>(77.0F));
-      pack_keys(source, OperandFormat::single, single);
-      pack_keys(source, OperandFormat::pair, pair);
-      for (int key = 0; key < (count + 15) / 16 * 16; ++key) {
+      pack_transposed(source, OperandFormat::single, kKeyTile, single);
+      pack_transposed(source, OperandFormat::pair, kKeyTile, pair);
+      for (int key = 0; key < (count + 31) / 32 * 32; ++key) {
         for (int d = 0; d < (head_dim + 1) / 2 * 2; ++d) {
           const bool inside = key < count && d < head_dim;
           const float expected =

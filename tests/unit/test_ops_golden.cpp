@@ -7,51 +7,11 @@
 #include <utility>
 #include <vector>
 
-#include "core/backend.hpp"
 #include "core/ops.hpp"
-#include "core/safetensors.hpp"
-#include "tests/unit/file_testing.hpp"
-#include "tests/unit/op_list.hpp"
+#include "tests/unit/ops_golden.hpp"
 
 namespace portolan::testing_support {
 namespace {
-
-/// Golden values are of another framework: they catch a misread formula, which a reference written
-/// by the same hand repeats.
-class OpsGolden : public ::testing::TestWithParam<DeviceKind> {
- protected:
-  [[nodiscard]] static Device device() { return {GetParam(), 0}; }
-
-  [[nodiscard]] static SafetensorsFile open(const std::string& name) {
-    return SafetensorsFile(portolan::testing::data_path("numerics/" + name + ".safetensors"));
-  }
-
-  /// As a matrix: the last dimension by all others.
-  [[nodiscard]] static Tensor matrix(const SafetensorsFile& file, const std::string& name,
-                                     DType dtype = DType::f32) {
-    const SafetensorsEntry& entry = file.at(name);
-    const std::int64_t columns = entry.shape.empty() ? 1 : entry.shape.back();
-    const Tensor result = Tensor::empty({entry.elements() / columns, columns}, dtype, device());
-    file.read(entry, result.raw(), dtype);
-    return result;
-  }
-
-  /// Differences relative to the largest value, as float32 noise is given for these files.
-  static void expect_near(const Tensor& found, const Tensor& expected, double tolerance) {
-    const Values values = values_of(found);
-    const Values wanted = values_of(expected);
-    ASSERT_EQ(values.size(), wanted.size());
-    double largest = 0.0;
-    for (const double value : wanted) largest = std::max(largest, std::abs(value));
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      ASSERT_TRUE(std::abs(values[i] - wanted[i]) <= tolerance * largest)
-          << "element " << i << " is " << values[i] << " instead of " << wanted[i];
-    }
-  }
-};
-
-/// Ten times plain float32's own noise; a wrong epsilon or a missed factor is far outside.
-constexpr double kTolerance = 1e-6;
 
 TEST_P(OpsGolden, RmsNorm) {
   const SafetensorsFile file = open("rmsnorm");
@@ -67,6 +27,12 @@ TEST_P(OpsGolden, RmsNorm) {
     const Tensor out = Tensor::empty(x.shape(), DType::f32, device());
     ops::rms_norm(x, weight.view({weight.elements()}), epsilon, out);
     expect_near(out, matrix(file, name + ".y"), kTolerance);
+
+    const Tensor grad_weight = zeros_like(weight).view({weight.elements()});
+    ops::rms_norm_backward(x, weight.view({weight.elements()}), epsilon, matrix(file, name + ".dy"),
+                           out, grad_weight);
+    expect_near(out, matrix(file, name + ".dx"), kTolerance);
+    expect_near(grad_weight, matrix(file, name + ".dw"), kTolerance);
   }
 }
 
@@ -76,22 +42,26 @@ TEST_P(OpsGolden, Swiglu) {
     SCOPED_TRACE(name);
     const Tensor gate = matrix(file, name + ".gate");
     const Tensor out = Tensor::empty(gate.shape(), DType::f32, device());
-    ops::swiglu(gate, matrix(file, name + ".up"), out);
+    const Tensor up = matrix(file, name + ".up");
+    ops::swiglu(gate, up, out);
     expect_near(out, matrix(file, name + ".y"), kTolerance);
+    ops::swiglu_backward(gate, up, matrix(file, name + ".dy"), gate, up);
+    expect_near(gate, matrix(file, name + ".dgate"), kTolerance);
+    expect_near(up, matrix(file, name + ".dup"), kTolerance);
   }
 }
 
 TEST_P(OpsGolden, Embedding) {
   const SafetensorsFile file = open("embedding");
-  const Tensor wide_ids = matrix(file, "repeats.ids", DType::i64);
-  std::vector<std::int32_t> ids;
-  for (std::int64_t i = 0; i < wide_ids.elements(); ++i) {
-    ids.push_back(static_cast<std::int32_t>(wide_ids.data<std::int64_t>()[i]));
-  }
+  const std::vector<std::int32_t> ids = indices(file, "repeats.ids");
   const Tensor expected = matrix(file, "repeats.y");
   const Tensor out = Tensor::empty(expected.shape(), DType::f32, device());
   ops::embedding(index_tensor(ids, device()), matrix(file, "repeats.table"), 0, out);
   expect_near(out, expected, 0.0);
+
+  const Tensor grad_table = zeros_like(matrix(file, "repeats.table"));
+  ops::embedding_backward(index_tensor(ids, device()), matrix(file, "repeats.dy"), 0, grad_table);
+  expect_near(grad_table, matrix(file, "repeats.dtable"), kTolerance);
 }
 
 TEST_P(OpsGolden, RotaryEmbedding) {
@@ -121,7 +91,6 @@ TEST_P(OpsGolden, RotaryEmbedding) {
     }
 
     // The file has heads before tokens, the engine after.
-    const Tensor x = matrix(file, prefix + "x");
     const Tensor turned = Tensor::empty({tokens, shape[1], shape[3]}, DType::f32, device());
     const auto per_token = [&](const Tensor& source, const Tensor& target, bool to_engine) {
       for (std::int64_t b = 0; b < shape[0]; ++b) {
@@ -135,19 +104,19 @@ TEST_P(OpsGolden, RotaryEmbedding) {
         }
       }
     };
-    per_token(x, turned, true);
-    ops::rotary_embedding(turned, index_tensor(rows, device()), cosines, sines);
-    per_token(turned, x, false);
-    expect_near(x, matrix(file, prefix + "y_transformers_f32"), kTolerance);
+    const auto rotate = [&](const std::string& tensor, bool inverse) {
+      const Tensor x = matrix(file, prefix + tensor);
+      per_token(x, turned, true);
+      ops::rotary_embedding(turned, index_tensor(rows, device()), cosines, sines, inverse);
+      per_token(turned, x, false);
+      return x;
+    };
+    expect_near(rotate("x", false), matrix(file, prefix + "y_transformers_f32"), kTolerance);
+    // The gradient has exact angles: its noise is that of f32 angles.
+    const bool long_angles = name == "long_positions";
+    expect_near(rotate("dy", true), matrix(file, prefix + "dx"), long_angles ? 5e-3 : 1.5e-4);
   }
 }
-
-constexpr DeviceKind kHostDevices[] = {
-    DeviceKind::serial,
-#if defined(PORTOLAN_HAS_OPENMP)
-    DeviceKind::cpu,
-#endif
-};
 
 INSTANTIATE_TEST_SUITE_P(Host, OpsGolden, ::testing::ValuesIn(kHostDevices),
                          [](const ::testing::TestParamInfo<DeviceKind>& info) {

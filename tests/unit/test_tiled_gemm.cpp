@@ -33,9 +33,9 @@ struct Case {
 };
 
 template <class Space>
-void compare_with_sums_in_f64(const Case& extents, bool transpose_b, float beta) {
+void compare_with_sums_in_f64(const Case& extents, bool transpose_a, bool transpose_b, float beta) {
   const auto [rows, columns, inner] = extents;
-  const Matrix a(rows, inner, 3, 0.1F);
+  const Matrix a = transpose_a ? Matrix(inner, rows, 3, 0.1F) : Matrix(rows, inner, 3, 0.1F);
   const Matrix b = transpose_b ? Matrix(columns, inner, 5, 0.2F) : Matrix(inner, columns, 5, 0.2F);
   const Matrix before(rows, columns, 2, 0.3F);
   Matrix c = before;
@@ -52,6 +52,7 @@ void compare_with_sums_in_f64(const Case& extents, bool transpose_b, float beta)
   kernel.a_stride = a.stride;
   kernel.b_stride = b.stride;
   kernel.c_stride = c.stride;
+  kernel.transpose_a = transpose_a;
   kernel.transpose_b = transpose_b;
   kernel.beta = beta;
   const Space space;
@@ -62,7 +63,8 @@ void compare_with_sums_in_f64(const Case& extents, bool transpose_b, float beta)
     for (std::int64_t j = 0; j < columns; ++j) {
       double expected = beta == 0.0F ? 0.0 : beta * before.at(i, j);
       for (std::int64_t k = 0; k < inner; ++k) {
-        expected += a.at(i, k) * (transpose_b ? b.at(j, k) : b.at(k, j));
+        expected +=
+            (transpose_a ? a.at(k, i) : a.at(i, k)) * (transpose_b ? b.at(j, k) : b.at(k, j));
       }
       ASSERT_NEAR(c.at(i, j), expected, 1e-5 * static_cast<double>(inner + 1)) << i << ", " << j;
     }
@@ -77,12 +79,14 @@ template <class Space>
 void compare_all() {
   for (const Case& extents :
        {Case{1, 1, 1}, Case{32, 32, 32}, Case{33, 31, 65}, Case{7, 100, 40}, Case{70, 3, 0}}) {
-    for (const bool transpose_b : {false, true}) {
+    for (const int transposes : {0, 1, 2, 3}) {
       for (const float beta : {0.0F, 1.0F, -0.5F}) {
+        const bool transpose_a = transposes >= 2;
+        const bool transpose_b = transposes % 2 == 1;
         SCOPED_TRACE(testing::Message()
                      << extents.rows << " x " << extents.columns << " x " << extents.inner
-                     << ", transpose " << transpose_b << ", beta " << beta);
-        compare_with_sums_in_f64<Space>(extents, transpose_b, beta);
+                     << ", transpose " << transpose_a << " " << transpose_b << ", beta " << beta);
+        compare_with_sums_in_f64<Space>(extents, transpose_a, transpose_b, beta);
       }
     }
   }

@@ -9,6 +9,7 @@
 
 #include "backends/openmp/simd/convert-inl.hpp"
 #include "backends/openmp/simd/kernels.hpp"
+#include "backends/openmp/simd/vector_math-inl.hpp"
 #include "backends/portable/dispatch.hpp"
 #include "hwy/cache_control.h"
 
@@ -30,16 +31,14 @@ HWY_INLINE void map(std::int64_t begin, std::int64_t end, bool stream, T* out,
       ++i;
     }
     for (; i + 2 * lanes <= end; i += 2 * lanes) {
-      put<true>(function(i), out + i);
-      put<true>(function(i + lanes), out + i + lanes);
+      put_pair<true>(function(i), function(i + lanes), out + i);
     }
     hwy::FlushStream();
   }
   for (; i + 2 * lanes <= end; i += 2 * lanes) {
     const Floats first = function(i);
     const Floats second = function(i + lanes);
-    put<false>(first, out + i);
-    put<false>(second, out + i + lanes);
+    put_pair<false>(first, second, out + i);
   }
   for (; i + lanes <= end; i += lanes) put<false>(function(i), out + i);
   if (i < end) store_first(function.first(i, end - i), out + i, end - i);
@@ -124,44 +123,15 @@ void sum(const SumElements& arguments, std::int64_t begin, std::int64_t end) {
   });
 }
 
-/// exp(x) for x <= 0, within 1.02 units in the last place; 0 below -87.3, where f32 loses
-/// precision. x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by the minimax polynomial of degree 6
-/// (relative error 3e-9, fitted by Lawson's iteration); the power of two goes into the exponent's
-/// bits.
-HWY_INLINE Floats exp_of_negative(Floats x) {
-  const FloatTag floats;
-  const WordTag words;
-  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
-  const Floats shift = hn::Set(floats, 0x1.8p23F);
-  const Floats shifted = hn::MulAdd(x, hn::Set(floats, 1.44269504F), shift);
-  const Floats n = hn::Sub(shifted, shift);
-  // ln 2 in two parts, the first short enough for exact products.
-  const Floats coarse = hn::NegMulAdd(n, hn::Set(floats, 0.693145752F), x);
-  const Floats r = hn::NegMulAdd(n, hn::Set(floats, 1.42860682e-6F), coarse);
-  const Floats square = hn::Mul(r, r);
-  const Floats low = hn::MulAdd(r, hn::Set(floats, 0.166665211F), hn::Set(floats, 0.49999994F));
-  const Floats middle =
-      hn::MulAdd(r, hn::Set(floats, 0.00836871658F), hn::Set(floats, 0.041668389F));
-  const Floats high = hn::MulAdd(square, hn::Set(floats, 0.00138145988F), middle);
-  const Floats tail = hn::MulAdd(high, square, low);
-  const Floats power = hn::Add(hn::MulAdd(square, tail, r), hn::Set(floats, 1.0F));
-  const Words exponent = hn::ShiftLeft<23>(hn::BitCast(words, shifted));
-  const Floats result = hn::BitCast(floats, hn::Add(hn::BitCast(words, power), exponent));
-  return hn::IfThenElseZero(hn::Ge(x, hn::Set(floats, -87.3F)), result);
-}
-
 template <class T>
 struct Swiglu {
   const T* gate;
   const T* up;
 
-  /// With s = exp(-|gate|), which never overflows, sigmoid(gate) is 1 / (1 + s) or s / (1 + s).
   HWY_INLINE static Floats combine(Floats gate, Floats up) {
     const FloatTag floats;
-    const Floats one = hn::Set(floats, 1.0F);
-    const Floats s = exp_of_negative(hn::Neg(hn::Abs(gate)));
-    const Floats numerator = hn::IfNegativeThenElse(gate, hn::Mul(gate, s), gate);
-    return hn::Mul(hn::Div(numerator, hn::Add(one, s)), up);
+    const Floats s = exp_of_opposite(gate);
+    return hn::Mul(hn::Mul(gate, reciprocal(hn::Add(s, hn::Set(floats, 1.0F)))), up);
   }
   HWY_INLINE Floats operator()(std::int64_t i) const {
     return combine(load(gate + i), load(up + i));

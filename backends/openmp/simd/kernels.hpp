@@ -82,6 +82,7 @@ struct RotaryTokens {
   std::int64_t positions_stride = 0;
   std::int64_t cosine_stride = 0;
   std::int64_t sine_stride = 0;
+  bool inverse = false;  ///< by the negative angles
 };
 void rotary_embedding(const RotaryTokens& arguments, std::int64_t begin, std::int64_t end);
 
@@ -108,6 +109,15 @@ struct UniformElements {
 void random_uniform(const UniformElements& arguments, void* out, std::uint64_t first,
                     std::int64_t count);
 
+struct DropoutElements {
+  DType dtype = DType::f32;
+  RandomKey key;
+  std::uint32_t threshold = 0;  ///< elements whose word is less are dropped
+  float kept = 1.0F;            ///< what the others are multiplied with
+};
+/// x[i] is element first + i of the stream, i in [0, count).
+void dropout(const DropoutElements& arguments, void* x, std::uint64_t first, std::int64_t count);
+
 struct PackPanels {
   DType source_dtype = DType::f32;
   DType weight_dtype = DType::f32;
@@ -119,6 +129,19 @@ struct PackPanels {
 };
 /// Writes panels [begin, end) of core/weight.hpp's layout, padding included.
 void pack_panels(const PackPanels& arguments, std::int64_t begin, std::int64_t end);
+
+struct PackColumns {
+  DType source_dtype = DType::f32;
+  DType weight_dtype = DType::f32;
+  const void* source = nullptr;  ///< [in_features, out_features]
+  void* panels = nullptr;
+  std::int64_t row_stride = 0;
+  std::int64_t in_features = 0;
+  std::int64_t out_features = 0;
+};
+/// Writes 32-bit words [begin, end) (an input feature of f32, a pair of 16-bit ones) of all panels,
+/// from a matrix that is the transpose of a weight.
+void pack_columns(const PackColumns& arguments, std::int64_t begin, std::int64_t end);
 
 struct PanelProduct {
   DType x_dtype = DType::f32;

@@ -108,6 +108,64 @@ void pack_panels(const PackPanels& arguments, std::int64_t begin, std::int64_t e
   });
 }
 
+/// Bits of as many 16-bit elements as a vector of f32 has lanes, one to a 32-bit word.
+template <class To, class From>
+HWY_INLINE Words wide_bits(const From* from) {
+  if constexpr (std::is_same_v<From, To>) {
+    return hn::PromoteTo(WordTag(), hn::LoadU(HalfWordTag(), &from->bits));
+  } else {
+    return hn::PromoteTo(WordTag(), half_words_of(To{}, load(from)));
+  }
+}
+
+/// One row of f32, or two rows of 16 bits side by side, of kPanelWidth outputs each.
+template <class From, class To>
+HWY_INLINE void pack_row(const From* first, const From* second, To* out) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(FloatTag()));
+  for (std::int64_t i = 0; i < kPanelWidth; i += lanes) {
+    if constexpr (std::is_same_v<To, float>) {
+      store(load(first + i), out + i);
+    } else {
+      const Words pair =
+          hn::Or(wide_bits<To>(first + i), hn::ShiftLeft<16>(wide_bits<To>(second + i)));
+      hn::StoreU(pair, WordTag(), reinterpret_cast<std::uint32_t*>(out) + i);
+    }
+  }
+}
+
+template <class From, class To>
+void pack_columns_typed(const PackColumns& arguments, std::int64_t begin, std::int64_t end) {
+  constexpr auto kPerWord = static_cast<std::int64_t>(sizeof(std::uint32_t) / sizeof(To));
+  const std::int64_t padded = padded_in_features(arguments.in_features, arguments.weight_dtype);
+  const auto* const source = static_cast<const From*>(arguments.source);
+  HWY_ALIGN static constexpr From kZeros[kPanelWidth] = {};
+  HWY_ALIGN From edge[2][kPanelWidth];
+  for (std::int64_t word = begin; word < end; ++word) {
+    for (std::int64_t column = 0; column < arguments.out_features; column += kPanelWidth) {
+      const std::int64_t width = std::min(kPanelWidth, arguments.out_features - column);
+      const From* rows[2] = {kZeros, kZeros};
+      for (std::int64_t r = 0; r < kPerWord; ++r) {
+        const std::int64_t feature = word * kPerWord + r;
+        if (feature >= arguments.in_features) continue;
+        rows[r] = source + feature * arguments.row_stride + column;
+        if (width == kPanelWidth) continue;
+        std::copy_n(rows[r], width, edge[r]);
+        std::fill_n(edge[r] + width, kPanelWidth - width, From{});
+        rows[r] = edge[r];
+      }
+      To* const panel = static_cast<To*>(arguments.panels) + column * padded;
+      pack_row(rows[0], rows[1], panel + word * kPerWord * kPanelWidth);
+    }
+  }
+}
+
+void pack_columns(const PackColumns& arguments, std::int64_t begin, std::int64_t end) {
+  dispatch_floating(arguments.source_dtype, arguments.weight_dtype, [&](auto from, auto to) {
+    pack_columns_typed<typename decltype(from)::type, typename decltype(to)::type>(arguments, begin,
+                                                                                   end);
+  });
+}
+
 }  // namespace portolan::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -115,9 +173,14 @@ HWY_AFTER_NAMESPACE();
 namespace portolan::simd {
 
 HWY_EXPORT(pack_panels);
+HWY_EXPORT(pack_columns);
 
 void pack_panels(const PackPanels& arguments, std::int64_t begin, std::int64_t end) {
   HWY_DYNAMIC_DISPATCH(pack_panels)(arguments, begin, end);
+}
+
+void pack_columns(const PackColumns& arguments, std::int64_t begin, std::int64_t end) {
+  HWY_DYNAMIC_DISPATCH(pack_columns)(arguments, begin, end);
 }
 
 }  // namespace portolan::simd

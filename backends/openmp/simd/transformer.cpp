@@ -111,32 +111,43 @@ void rms_norm(const RmsNormRows& arguments, std::int64_t begin, std::int64_t end
   });
 }
 
+struct Turned {
+  Floats first;
+  Floats second;
+};
+
+HWY_INLINE Turned turn(Floats a, Floats b, Floats cosine, Floats sine) {
+  return {hn::NegMulAdd(b, sine, hn::Mul(a, cosine)), hn::MulAdd(a, sine, hn::Mul(b, cosine))};
+}
+
 template <class T>
 HWY_INLINE void rotate(T* first, T* second, const float* cosine, const float* sine,
-                       std::int64_t half) {
+                       Floats direction, std::int64_t half) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(FloatTag()));
+  const auto at = [&](std::int64_t i) HWY_ATTR {
+    return turn(load(first + i), load(second + i), load(cosine + i),
+                hn::Mul(direction, load(sine + i)));
+  };
   std::int64_t i = 0;
-  for (; i + lanes <= half; i += lanes) {
-    const Floats a = load(first + i);
-    const Floats b = load(second + i);
-    const Floats c = load(cosine + i);
-    const Floats s = load(sine + i);
-    store(hn::NegMulAdd(b, s, hn::Mul(a, c)), first + i);
-    store(hn::MulAdd(a, s, hn::Mul(b, c)), second + i);
+  for (; i + 2 * lanes <= half; i += 2 * lanes) {
+    const Turned lower = at(i);
+    const Turned upper = at(i + lanes);
+    put_pair<false>(lower.first, upper.first, first + i);
+    put_pair<false>(lower.second, upper.second, second + i);
   }
-  if (i < half) {
-    const std::int64_t rest = half - i;
-    const Floats a = load_first(first + i, rest);
-    const Floats b = load_first(second + i, rest);
-    const Floats c = load_first(cosine + i, rest);
-    const Floats s = load_first(sine + i, rest);
-    store_first(hn::NegMulAdd(b, s, hn::Mul(a, c)), first + i, rest);
-    store_first(hn::MulAdd(a, s, hn::Mul(b, c)), second + i, rest);
+  for (; i < half; i += lanes) {
+    const std::int64_t count = std::min(lanes, half - i);
+    const Turned turned =
+        turn(load_first(first + i, count), load_first(second + i, count),
+             load_first(cosine + i, count), hn::Mul(direction, load_first(sine + i, count)));
+    store_first(turned.first, first + i, count);
+    store_first(turned.second, second + i, count);
   }
 }
 
 template <class T>
 void rotary_typed(const RotaryTokens& arguments, std::int64_t begin, std::int64_t end) {
+  const Floats direction = hn::Set(FloatTag(), arguments.inverse ? -1.0F : 1.0F);
   for (std::int64_t token = begin; token < end; ++token) {
     const std::int64_t position = arguments.positions[token * arguments.positions_stride];
     const float* const cosine = arguments.cosines + position * arguments.cosine_stride;
@@ -144,7 +155,7 @@ void rotary_typed(const RotaryTokens& arguments, std::int64_t begin, std::int64_
     T* const row = static_cast<T*>(arguments.x) + token * arguments.token_stride;
     for (std::int64_t head = 0; head < arguments.heads; ++head) {
       T* const first = row + head * arguments.head_stride;
-      rotate(first, first + arguments.half, cosine, sine, arguments.half);
+      rotate(first, first + arguments.half, cosine, sine, direction, arguments.half);
     }
   }
 }

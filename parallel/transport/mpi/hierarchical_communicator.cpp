@@ -52,6 +52,11 @@ class HierarchicalCommunicator final : public Communicator {
   [[nodiscard]] std::unique_ptr<Communicator> split(int color, int key) override {
     return parts_.make_part(parts_.group.split(color, key));
   }
+  void give_up(const std::string& reason) noexcept override {
+    for (Communicator* part : {parts_.node.get(), parts_.across.get(), messages_.get()}) {
+      part->give_up(reason);
+    }
+  }
 
  protected:
   void do_all_reduce(const Tensor& x) override;

@@ -47,6 +47,7 @@ class MpiCommunicator final : public Communicator {
     if (part.size() == 1) return make_single_communicator();
     return make_mpi_communicator_over(part);
   }
+  void give_up(const std::string& reason) noexcept override { group_.give_up(reason); }
 
  protected:
   void do_all_reduce(const Tensor& x) override;

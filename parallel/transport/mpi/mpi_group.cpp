@@ -17,8 +17,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// MPI counts in int; larger messages travel in pieces.
-constexpr std::int64_t kPieceBytes = std::int64_t{1} << 30;
+// Longer messages travel in pieces: MPI counts in int, and a piece that arrives shows that the peer
+// is alive, however slow the network or busy the machine.
+constexpr std::int64_t kPieceBytes = std::int64_t{64} << 20;
 // Rounds of asking MPI before letting others have the core, about 20 microseconds.
 constexpr int kSpins = 100;
 constexpr std::chrono::milliseconds kYieldTime{10};
@@ -88,16 +89,23 @@ void MpiGroup::Batch::progress_in_background() { group_.world_->progress(*messag
 void MpiGroup::Batch::wait() {
   MpiWorld& world = *group_.world_;
   world.release(*messages_);
-  const auto ended = [&] {
+  const auto test = [&] {
     const std::lock_guard lock(world.mutex);
     return messages_->test();
   };
   Clock::time_point start;
   Clock::time_point last_check;
-  for (int round = 0; !ended(); ++round) {
+  std::size_t unfinished = messages_->messages.size() + 1;
+  for (int round = 0;; ++round) {
+    const std::size_t left = test();
+    if (left == 0) break;
     if (round < kSpins) continue;
     const Clock::time_point now = Clock::now();
-    if (round == kSpins) start = last_check = now;
+    if (round == kSpins) last_check = now;
+    if (left < unfinished) {
+      unfinished = left;
+      start = now;
+    }
     if (now - last_check >= kFailureCheckInterval) {
       last_check = now;
       const std::string failure = world.failure();

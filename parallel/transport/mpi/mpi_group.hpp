@@ -49,8 +49,8 @@ class MpiGroup {
     void receive(std::byte* data, std::int64_t bytes, int peer);
     /// Keeps the messages moving while this thread does other things, where MPI allows.
     void progress_in_background();
-    /// Throws CommunicationError past the deadline, counted from this call, or if MPI or a peer
-    /// fails.
+    /// Throws CommunicationError past the deadline, counted from this call or from the last message
+    /// that ended since, or if MPI or a peer fails.
     void wait();
 
    private:

@@ -15,12 +15,23 @@
 namespace portolan {
 namespace {
 
-// Time for other ranks to say what they have to say.
-constexpr std::chrono::milliseconds kAbortGrace{500};
-// Code 1 may mean that a rank fails only because another one did. If that has a code that says
-// more, it is to be the job's, which is the code of the first to abort.
-constexpr std::chrono::milliseconds kFollowerGrace{1500};
+// Time for other ranks to notice and to say what they have to say. Those that do are not waited for
+// any longer; this is for those that are stopped, or busy with something long.
+constexpr std::chrono::seconds kAbortGrace{5};
+constexpr std::chrono::milliseconds kAbortPoll{1};
+// Code 1 may mean that a rank fails only because another one did.
 constexpr int kFollowerCode = 1;
+
+/// The rank whose code says most: the first whose failure is its own, else the first that fails.
+int decisive_rank(const std::vector<int>& end_codes) {
+  const auto own_failure = [](int code) {
+    return code != MpiWorld::kGoesOn && code != kFollowerCode;
+  };
+  auto found = std::find_if(end_codes.begin(), end_codes.end(), own_failure);
+  if (found == end_codes.end())
+    found = std::find(end_codes.begin(), end_codes.end(), kFollowerCode);
+  return static_cast<int>(found - end_codes.begin());
+}
 
 }  // namespace
 
@@ -79,9 +90,19 @@ int MpiSession::node_count() const noexcept {
 
 void MpiSession::abort(int exit_code) noexcept {
   std::fflush(nullptr);
-  std::this_thread::sleep_for(exit_code == kFollowerCode ? kFollowerGrace : kAbortGrace);
-  // Not under the world's lock: its holder may be what hangs.
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  const std::vector<int>& codes = world_->end_codes;
+  const auto give_up_waiting = std::chrono::steady_clock::now() + kAbortGrace;
+  do {
+    world_->exchange_ends(exit_code);
+    std::this_thread::sleep_for(kAbortPoll);
+  } while (std::find(codes.begin(), codes.end(), MpiWorld::kGoesOn) != codes.end() &&
+           std::chrono::steady_clock::now() < give_up_waiting);
+  const int decisive = decisive_rank(codes);
+  if (decisive < size()) exit_code = codes[static_cast<std::size_t>(decisive)];
+  // One rank is enough to end the job, and launchers get confused by several. This process is ended
+  // while it sleeps, unless that rank could not do it.
+  if (decisive != rank()) std::this_thread::sleep_for(kAbortGrace);
+  MPI_Abort(MPI_COMM_WORLD, exit_code);  // not under the world's lock: its holder may hang
   std::_Exit(exit_code);
 }
 

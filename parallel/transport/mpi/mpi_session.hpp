@@ -34,8 +34,10 @@ class MpiSession {
   [[nodiscard]] int local_size() const noexcept;
   [[nodiscard]] int node_count() const noexcept;
 
-  /// Ends all ranks with this exit code. Waits a moment before, so that ranks which fail for the
-  /// same reason can say so. May be called from one thread only.
+  /// Ends all ranks. Before, it waits (seconds at most) until every rank has come here or cannot,
+  /// so that each can say why it fails. The job's exit code is that of the first rank by number
+  /// with another code than 1, which ranks have that fail only because others do. May be called
+  /// from one thread only.
   [[noreturn]] void abort(int exit_code) noexcept;
 
   /// For the communicators over MPI.

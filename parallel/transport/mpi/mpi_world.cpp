@@ -28,16 +28,16 @@ void check_mpi(int code, std::string_view operation) {
   }
 }
 
-bool MpiMessages::test() {
-  bool ended = true;
+std::size_t MpiMessages::test() {
+  std::size_t unfinished = 0;
   for (Message& message : messages) {
     if (message.request == MPI_REQUEST_NULL) continue;
     int flag = 0;
     const int code = MPI_Test(&message.request, &flag, MPI_STATUS_IGNORE);
     if (code != MPI_SUCCESS && error.empty()) error = text_of(code);
-    ended = ended && flag != 0;
+    if (flag == 0) ++unfinished;
   }
-  return ended || !error.empty();
+  return error.empty() ? unfinished : 0;
 }
 
 bool MpiMessages::abandon() noexcept {
@@ -76,6 +76,7 @@ MpiWorld::MpiWorld(bool background_progress) : background_progress_(background_p
     node_leader.push_back(all[i]);
     local_rank.push_back(all[i + 1]);
   }
+  end_codes.assign(static_cast<std::size_t>(size), kGoesOn);
 }
 
 MpiWorld::~MpiWorld() = default;
@@ -113,7 +114,7 @@ void MpiWorld::abandon(MpiMessages& messages) noexcept {
 void MpiWorld::run_progress(const std::stop_token& stop) {
   std::unique_lock lock(mutex);
   while (progress_wanted_.wait(lock, stop, [this] { return in_background_ != nullptr; })) {
-    if (in_background_->test()) {
+    if (in_background_->test() == 0) {
       in_background_ = nullptr;
       continue;
     }
@@ -131,12 +132,33 @@ void MpiWorld::announce_failure(const std::string& reason) noexcept {
   const std::size_t length = std::min(reason.size(), announcement_.size() - 1);
   std::memcpy(announcement_.data(), reason.data(), length);
   failure_.assign(announcement_.data());
+  send_to_all(announcement_.data(), announcement_.size(), kFailureTag);
+}
+
+void MpiWorld::send_to_all(const void* data, std::size_t bytes, int tag) noexcept {
   for (int peer = 0; peer < size; ++peer) {
     if (peer == rank) continue;
-    MPI_Request request = MPI_REQUEST_NULL;  // the announcement stays as long as MPI does
-    MPI_Isend(announcement_.data(), static_cast<int>(announcement_.size()), MPI_CHAR, peer,
-              kFailureTag, communicator, &request);
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Isend(data, static_cast<int>(bytes), MPI_BYTE, peer, tag, communicator, &request);
     if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
+  }
+}
+
+void MpiWorld::exchange_ends(int exit_code) noexcept {
+  const std::unique_lock lock(mutex, std::try_to_lock);
+  if (!lock || communicator == MPI_COMM_NULL) return;
+  int& own = end_codes[static_cast<std::size_t>(rank)];
+  if (own == kGoesOn) {
+    own = exit_code;
+    send_to_all(&own, sizeof own, kEndTag);
+  }
+  int found = 1;
+  while (found != 0) {
+    MPI_Status status;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, kEndTag, communicator, &found, &status) != MPI_SUCCESS) return;
+    if (found == 0) return;
+    MPI_Recv(&end_codes[static_cast<std::size_t>(status.MPI_SOURCE)], sizeof own, MPI_BYTE,
+             status.MPI_SOURCE, kEndTag, communicator, MPI_STATUS_IGNORE);
   }
 }
 
@@ -148,7 +170,7 @@ std::string MpiWorld::failure() {
   MPI_Iprobe(MPI_ANY_SOURCE, kFailureTag, communicator, &found, &status);
   if (found == 0) return failure_;
   std::array<char, kFailureBytes> text{};
-  MPI_Recv(text.data(), static_cast<int>(text.size()), MPI_CHAR, status.MPI_SOURCE, kFailureTag,
+  MPI_Recv(text.data(), static_cast<int>(text.size()), MPI_BYTE, status.MPI_SOURCE, kFailureTag,
            communicator, MPI_STATUS_IGNORE);
   text.back() = '\0';
   failure_ = text.data();

@@ -38,9 +38,9 @@ struct MpiMessages {
   /// Set when MPI reports an error.
   std::string error;
 
-  /// One round of MPI's progress; true when all have ended or one has failed. The world's lock must
-  /// be held.
-  bool test();
+  /// One round of MPI's progress; returns how many have not ended, 0 also when one has failed. The
+  /// world's lock must be held.
+  std::size_t test();
   /// Gives up what has not ended; returns whether there was any. The world's lock must be held.
   bool abandon() noexcept;
 };
@@ -50,7 +50,8 @@ struct MpiMessages {
 class MpiWorld {
  public:
   static constexpr int kFailureTag = 0;
-  static constexpr int kFirstTag = 1;
+  static constexpr int kEndTag = 1;
+  static constexpr int kFirstTag = 2;
   static constexpr std::size_t kFailureBytes = 512;
 
   /// MPI is initialised.
@@ -75,6 +76,14 @@ class MpiWorld {
   /// The reason if some rank, perhaps this one, has announced a failure, else empty.
   [[nodiscard]] std::string failure();
 
+  /// Tells all ranks, once, that this one has said what it had to say and wants the job to end with
+  /// that code; takes in who else does. Does not wait, not even for the lock, whose holder may be
+  /// what hangs: to be called again and again.
+  void exchange_ends(int exit_code) noexcept;
+  /// By rank: the code with which it wants the job to end, or kGoesOn.
+  std::vector<int> end_codes;
+  static constexpr int kGoesOn = -1;
+
   std::mutex mutex;
   MPI_Comm communicator = MPI_COMM_NULL;
   int rank = 0;
@@ -87,6 +96,8 @@ class MpiWorld {
 
  private:
   void run_progress(const std::stop_token& stop);
+  /// Sends without waiting; `data` stays as long as MPI does. The lock must be held.
+  void send_to_all(const void* data, std::size_t bytes, int tag) noexcept;
 
   bool background_progress_;
   std::array<char, kFailureBytes> announcement_{};

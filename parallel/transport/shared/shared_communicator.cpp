@@ -106,6 +106,7 @@ class SharedCommunicator final : public Communicator {
   }
 
   [[nodiscard]] std::unique_ptr<Communicator> split(int color, int key) override;
+  void give_up(const std::string& reason) noexcept override { group_.give_up(reason); }
 
  protected:
   void do_all_reduce(const Tensor& x) override;

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/train.hpp"
+
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "apps/collective_run.hpp"
+#include "apps/output_file.hpp"
+#include "apps/progress.hpp"
+#include "apps/training_data.hpp"
+#include "core/error.hpp"
+#include "core/mapped_file.hpp"
+#include "core/safetensors_writer.hpp"
+#include "core/timer.hpp"
+#include "training/trainer.hpp"
+
+namespace portolan {
+namespace {
+
+constexpr std::int64_t kLargestCount = std::int64_t{1} << 40;
+
+/// What a folder may hold beside the weights that belongs to the model and training leaves alone.
+constexpr const char* kCompanions[] = {"generation_config.json", "special_tokens_map.json",
+                                       "tokenizer.json", "tokenizer.model",
+                                       "tokenizer_config.json"};
+
+void require_range(const char* option, double value, double minimum, double maximum) {
+  require(value >= minimum && value <= maximum, "{}: expected a number from {} to {}, found {}",
+          option, minimum, maximum, value);
+}
+
+void require_count(const char* option, std::int64_t value, std::int64_t minimum) {
+  require(value >= minimum && value <= kLargestCount,
+          "{}: expected a whole number from {} on, found {}", option, minimum, value);
+}
+
+/// A request whose files have been looked at and whose numbers have been checked, before ranks work
+/// together.
+class TrainRun {
+ public:
+  explicit TrainRun(const TrainRequest& request) : request_(request) {
+    require(request.model.has_value() != request.preset.has_value(),
+            "train needs either --model or --preset");
+    require(request.data.has_value() != request.batch.has_value(),
+            "train needs either --data or --batch");
+    if (request.model) {
+      checkpoint_.emplace(*request.model);
+      config_ = checkpoint_->config().llama();
+    } else {
+      config_ = preset_config(*request.preset);
+      if (request.layers) config_ = config_.with_layers(*request.layers);
+    }
+    check_numbers();
+    if (request.data) {
+      require(
+          !checkpoint_ || !has_tokenizer(),
+          "--data: {} has a tokenizer, which this build cannot read: text can only train models "
+          "whose tokens are bytes",
+          *request.model);
+      data_ = read_training_text(*request.data, request.batch_size, request.sequence_length,
+                                 config_.vocab_size);
+    } else {
+      data_ = read_training_batch(*request.batch, config_.vocab_size);
+    }
+    require(data_->sequence_length() <= config_.max_position_embeddings,
+            "sequences of {} tokens exceed the model's {} positions", data_->sequence_length(),
+            config_.max_position_embeddings);
+  }
+
+  void run(Runtime& runtime) const {
+    const ParallelLayout layout = choose_layout(request_.common, runtime.world().size());
+    const bool speaks = runtime.world().rank() == 0;
+    if (speaks && request_.out) prepare_output_folder(*request_.out);
+    ParallelContext context(runtime.world(), layout);
+    const std::unique_ptr<WeightSource> weights = checkpoint_
+                                                      ? make_checkpoint_weights(*checkpoint_)
+                                                      : make_random_weights(request_.common.seed);
+    const DType dtype = request_.common.dtype.value_or(
+        checkpoint_ ? config_.dtype.value_or(DType::f32) : DType::f32);
+    const Llama model(LlamaPlan(config_, layout), context, *weights, dtype, runtime.device(),
+                      data_->sequence_length(), ParameterUse::training);
+    Trainer trainer(model, make_optimizer(model), trainer_options());
+    Progress progress(request_.common.quiet || !speaks);
+    for (std::int64_t step = 0; step < request_.steps; ++step) {
+      run_step(trainer, model, context, step, speaks, progress);
+    }
+    progress.clear();
+    if (request_.out) save_model(trainer.gradients(), speaks);
+    runtime.world().barrier();
+  }
+
+ private:
+  void check_numbers() const {
+    require_count("--steps", request_.steps, 0);
+    require_count("--batch-size", request_.batch_size, 1);
+    require_count("--seq-len", request_.sequence_length, 2);
+    require_count("--warmup", request_.warmup, 0);
+    require_range("--lr", request_.learning_rate, 0.0, 1e3);
+    require_range("--eps", request_.epsilon, 0.0, 1.0);
+    require_range("--momentum", request_.momentum, 0.0, 1.0);
+    require_range("--weight-decay", request_.weight_decay, 0.0, 1e3);
+    require_range("--dropout", request_.dropout, 0.0, 0.999);
+    if (request_.clip_norm) require_range("--clip-norm", *request_.clip_norm, 1e-30, 1e30);
+    require_one_of("--optimizer", request_.optimizer, {"adamw", "sgd"});
+    require_one_of("--recompute", request_.recompute, {"none", "selective", "full"});
+    static_cast<void>(learning_rate_decay_from_name(request_.schedule));
+    for (const double beta : request_.betas) require_range("--betas", beta, 0.0, 1.0);
+    require(!request_.save_gradients || request_.steps > 0,
+            "--save-gradients needs at least one step");
+  }
+
+  [[nodiscard]] bool has_tokenizer() const {
+    const std::filesystem::path folder = *request_.model;
+    return std::filesystem::exists(folder / "tokenizer.json") ||
+           std::filesystem::exists(folder / "tokenizer.model");
+  }
+
+  [[nodiscard]] std::unique_ptr<Optimizer> make_optimizer(const Llama& model) const {
+    const std::vector<ParameterGroup> groups =
+        decay_groups(model.parameters(), request_.weight_decay, request_.decay_all);
+    if (request_.optimizer == "sgd") return make_sgd(groups, request_.momentum);
+    return make_adamw(
+        groups,
+        {.beta1 = request_.betas[0], .beta2 = request_.betas[1], .epsilon = request_.epsilon});
+  }
+
+  [[nodiscard]] TrainerOptions trainer_options() const {
+    return {.schedule = {.peak = request_.learning_rate,
+                         .decay = learning_rate_decay_from_name(request_.schedule),
+                         .warmup_steps = request_.warmup,
+                         .total_steps = request_.steps},
+            .clip_norm = request_.clip_norm,
+            .recomputation = recomputation_from_name(request_.recompute),
+            .attention_dropout = static_cast<float>(request_.dropout),
+            .seed = request_.common.seed};
+  }
+
+  void run_step(Trainer& trainer, const Llama& model, ParallelContext& context, std::int64_t step,
+                bool speaks, Progress& progress) const {
+    CachingAllocator& allocator = backend_of(model.device()).allocator();
+    allocator.reset_peaks();
+    context.reset_communication_memory_peaks();
+    const TrainingBatch batch = data_->batch(step);
+    const Stopwatch stopwatch;
+    const TrainingStep result = trainer.step(
+        batch, step == 0 && request_.save_gradients
+                   ? [this, speaks](
+                         const ShardedGradients& gradients) { save_gradients(gradients, speaks); }
+                   : std::function<void(const ShardedGradients&)>());
+    backend_of(model.device()).synchronize();
+    const double seconds = stopwatch.seconds();
+    if (!std::isfinite(result.loss)) {
+      throw Error(
+          fmt::format("the loss of step {} is {}: training cannot go on", step, result.loss));
+    }
+    if (!speaks) return;
+    MemoryCounters memory = allocator.counters();
+    memory += context.communication_memory();
+    const nlohmann::ordered_json line = {
+        {"step", result.step},
+        {"loss", result.loss},
+        {"grad_norm", result.gradient_norm},
+        {"lr", result.learning_rate},
+        {"scored_tokens", result.scored},
+        {"seconds", seconds},
+        {"tokens_per_second", static_cast<double>(batch.ids.size()) / seconds},
+        {"allocated_peak_bytes", memory.allocated_peak}};
+    progress.clear();
+    std::cout << line.dump() << std::endl;
+    progress.activity(fmt::format("step {} of {}: loss {:.4f}, {:.0f} tokens/s", step + 1,
+                                  request_.steps, result.loss,
+                                  static_cast<double>(batch.ids.size()) / seconds));
+  }
+
+  /// The header of a file with every tensor of the model.
+  [[nodiscard]] std::vector<SafetensorsTensor> described_tensors() const {
+    std::vector<SafetensorsTensor> tensors;
+    for (const ParameterShape& parameter : parameter_shapes(config_)) {
+      tensors.push_back({parameter.name, DType::f32, parameter.shape});
+    }
+    return tensors;
+  }
+
+  void save_gradients(const ShardedGradients& gradients, bool speaks) const {
+    std::optional<SafetensorsWriter> writer;
+    if (speaks) writer.emplace(*request_.save_gradients, described_tensors());
+    gradients.visit_gradients([&](const PlannedParameter& parameter, const Tensor& whole) {
+      if (writer) writer->append(parameter.name, {whole.raw(), whole.bytes()});
+    });
+    if (writer) writer->finish();
+  }
+
+  void save_model(const ShardedGradients& shards, bool speaks) const {
+    std::optional<SafetensorsWriter> writer;
+    const std::filesystem::path folder = *request_.out;
+    if (speaks) {
+      writer.emplace(folder / "model.safetensors", described_tensors(),
+                     std::map<std::string, std::string>{{"format", "pt"}});
+    }
+    shards.visit_parameters([&](const PlannedParameter& parameter, const Tensor& whole) {
+      if (writer) writer->append(parameter.name, {whole.raw(), whole.bytes()});
+    });
+    if (!writer) return;
+    writer->finish();
+    LlamaConfig saved = config_;
+    saved.dtype_name = "float32";
+    write_file(folder / "config.json", config_text(saved));
+    if (!request_.model || std::filesystem::equivalent(*request_.model, folder)) return;
+    for (const char* name : kCompanions) {
+      const std::filesystem::path source = std::filesystem::path(*request_.model) / name;
+      if (std::filesystem::exists(source)) {
+        std::filesystem::copy_file(source, folder / name,
+                                   std::filesystem::copy_options::overwrite_existing);
+      }
+    }
+  }
+
+  const TrainRequest& request_;
+  std::optional<Checkpoint> checkpoint_;
+  LlamaConfig config_;
+  std::unique_ptr<TrainingData> data_;
+};
+
+}  // namespace
+
+void run_train(const TrainRequest& request) {
+  const TrainRun run(request);
+  run_collectively({.device = request.common.device,
+                    .threads = request.common.threads.value_or(0),
+                    .link = request.common.link},
+                   [&run](Runtime& runtime) { run.run(runtime); });
+}
+
+}  // namespace portolan

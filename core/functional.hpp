@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <utility>
+
+#include "core/backend.hpp"
+#include "core/parameter.hpp"
+#include "core/tape.hpp"
+
+/// Operations on variables: each computes as the operation of the same name in core/ops.hpp, and
+/// records its gradient if one of its inputs is on a tape. Activations are [B, S, features]. With
+/// `recompute`, nodes that use the result do not keep it but compute it again from what is kept
+/// anyway (selective recomputation: Korthikanti et al. 2022, arXiv:2205.05198).
+namespace portolan::functional {
+
+/// [B, S, features] as rows [B * S, features].
+[[nodiscard]] Tensor rows(const Tensor& x);
+
+[[nodiscard]] Variable rms_norm(const Variable& x, const ParameterPointer& weight, float epsilon,
+                                bool recompute = false);
+
+/// sum = residual + x and its norm. Without a tape the sum is in residual's memory; with one it is
+/// in x's, since the residual of before is still needed.
+struct NormedSum {
+  Variable normed;
+  Variable sum;
+};
+[[nodiscard]] NormedSum add_rms_norm(const Variable& x, const Variable& residual,
+                                     const ParameterPointer& weight, float epsilon,
+                                     bool recompute = false);
+
+/// Rotates the first `heads` heads of x [B, S, any * head_dim] in its memory.
+[[nodiscard]] Variable rotary_embedding(const Variable& x, std::int64_t heads,
+                                        std::int64_t head_dim, const Tensor& positions,
+                                        const Tensor& cosines, const Tensor& sines);
+
+/// x [B, S, 2 * features], gate beside up -> silu(gate) * up.
+[[nodiscard]] Variable swiglu(const Variable& gate_up, bool recompute = false);
+
+/// x W^T into `out` [B, S, out_features], whose memory becomes the result.
+[[nodiscard]] Variable linear(const Variable& x, const ParameterPointer& weight, const Tensor& out);
+
+/// Drops elements of x in its memory; see Backend::dropout. `block` places x's rows [B * S,
+/// features] among all ranks'.
+[[nodiscard]] Variable dropout(const Variable& x, float probability, RandomKey key,
+                               const MatrixBlock& block);
+
+}  // namespace portolan::functional

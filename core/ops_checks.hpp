@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "core/backend.hpp"
+#include "core/error.hpp"
+#include "core/tensor.hpp"
+
+/// Checks that the functions of core/ops.hpp share. Each throws UsageError naming the rule and what
+/// was found. For core's own sources.
+namespace portolan::ops {
+
+[[nodiscard]] inline Backend& backend(const Tensor& tensor) { return backend_of(tensor.device()); }
+
+inline void require_rank(const Tensor& tensor, int rank, const char* name) {
+  require(tensor.defined(), "{} is an empty tensor", name);
+  require(tensor.rank() == rank, "{} must have {} dimensions, found shape {}", name, rank,
+          tensor.shape().to_string());
+}
+
+inline void require_rows_dense(const Tensor& tensor, const char* name) {
+  require(tensor.dim(-1) <= 1 || tensor.strides()[tensor.rank() - 1] == 1,
+          "the last dimension of {} must be dense", name);
+}
+
+inline void require_floating(const Tensor& tensor, const char* name) {
+  require(is_floating(tensor.dtype()), "{} must be f32, bf16 or f16, found {}", name,
+          name_of(tensor.dtype()));
+}
+
+inline void require_same(const Tensor& first, const Tensor& second, const char* first_name,
+                         const char* second_name) {
+  require(first.shape() == second.shape(), "{} {} and {} {} must have one shape", first_name,
+          first.shape().to_string(), second_name, second.shape().to_string());
+  require(first.dtype() == second.dtype(), "{} ({}) and {} ({}) must have one dtype", first_name,
+          name_of(first.dtype()), second_name, name_of(second.dtype()));
+  require(first.device() == second.device(), "{} and {} must be on one device", first_name,
+          second_name);
+}
+
+/// [n, features], dense in the last dimension.
+inline void require_rows(const Tensor& tensor, const char* name) {
+  require_rank(tensor, 2, name);
+  require_floating(tensor, name);
+  require_rows_dense(tensor, name);
+}
+
+inline void require_like(const Tensor& tensor, const Tensor& like, const char* name,
+                         const char* like_name) {
+  require_same(like, tensor, like_name, name);
+  require_rows_dense(tensor, name);
+}
+
+/// Of the shape of `like`, in its dtype or f32.
+inline void require_gradient(const Tensor& gradient, const Tensor& like, const char* name) {
+  require(gradient.defined() && gradient.shape() == like.shape(), "{} must have shape {}, found {}",
+          name, like.shape().to_string(), gradient.shape().to_string());
+  require(gradient.dtype() == like.dtype() || gradient.dtype() == DType::f32,
+          "{} must be {} or f32, found {}", name, name_of(like.dtype()), name_of(gradient.dtype()));
+  require(gradient.device() == like.device(), "{} must be on the device of its tensor", name);
+  require_rows_dense(gradient, name);
+}
+
+/// A dense f32 vector with one element for each of `count` features or rows.
+inline void require_f32_vector(const Tensor& vector, std::int64_t count, const char* name) {
+  require_rank(vector, 1, name);
+  require(vector.dtype() == DType::f32 && vector.dim(0) == count && vector.is_contiguous(),
+          "{} must be {} dense f32 elements, found {} {}", name, count, vector.dim(0),
+          name_of(vector.dtype()));
+}
+
+/// Weights or a bias: a dense vector in the activations' dtype or f32.
+inline void require_parameters(const Tensor& vector, const Tensor& x, const char* name) {
+  require_rank(vector, 1, name);
+  require(vector.dim(0) == x.dim(1) && vector.is_contiguous(),
+          "{} of {} features needs as many dense elements, found {}", name, x.dim(1),
+          vector.dim(0));
+  require(vector.dtype() == x.dtype() || vector.dtype() == DType::f32,
+          "{} must be {} or f32, found {}", name, name_of(x.dtype()), name_of(vector.dtype()));
+}
+
+}  // namespace portolan::ops

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`portolan train` as a user calls it: golden curves and gradients, saved models, refusals."""
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PORTOLAN = os.environ["PORTOLAN_BINARY"]
+DATA = pathlib.Path(os.environ["PORTOLAN_TEST_DATA"])
+MODEL = DATA / "models" / "llama-tiny-gqa"
+FORMATS = {"F32": "f", "I64": "q"}
+
+
+def read_tensors(path):
+    """All tensors of a safetensors file as {name: (shape, values)}."""
+    data = pathlib.Path(path).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    tensors = {}
+    for name, entry in json.loads(data[8:8 + length]).items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        code = FORMATS[entry["dtype"]]
+        payload = data[8 + length + begin:8 + length + end]
+        tensors[name] = (entry["shape"],
+                         struct.unpack(f"<{len(payload) // struct.calcsize(code)}{code}", payload))
+    return tensors
+
+
+def write_tensors(path, tensors):
+    header, payload = {}, b""
+    for name, (shape, values) in tensors.items():
+        part = struct.pack(f"<{len(values)}q", *values)
+        header[name] = {"dtype": "I64", "shape": shape,
+                        "data_offsets": [len(payload), len(payload) + len(part)]}
+        payload += part
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + payload)
+
+
+def run(arguments, ranks=1, **environment):
+    environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
+                       OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **environment)
+    launch = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"] if ranks > 1 else []
+    return subprocess.run(launch + [PORTOLAN, "train", *map(str, arguments)], capture_output=True,
+                          text=True, timeout=200, env=environment)
+
+
+class Train(unittest.TestCase):
+    def setUp(self):
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self.temporary.name)
+        self.batch = self.folder / "batch.safetensors"
+        self.golden = read_tensors(MODEL / "expected.safetensors")
+        self.expected = json.loads((MODEL / "expected.json").read_text())["train"]
+        self.write_batch()
+
+    def tearDown(self):
+        self.temporary.cleanup()
+
+    def write_batch(self, change=lambda name, shape, values: (shape, values)):
+        write_tensors(self.batch, {name: change(name, *self.golden["train." + name]) for name in
+                                   ("input_ids", "labels", "attention_mask")})
+
+    def steps(self, arguments, ranks=1):
+        result = run(arguments, ranks)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def golden_run(self, *extra, ranks=1):
+        return self.steps(["--model", MODEL, "--batch", self.batch, "--decay-all", *extra], ranks)
+
+    def test_losses_and_norms_follow_the_reference_on_one_rank_and_on_several(self):
+        for ranks, options in ((1, []), (2, ["--parallel", "tp"]), (2, ["--parallel", "sp"]),
+                               (3, ["--parallel", "ring"])):
+            for curve, clip in (("no_clip", []), ("clip_1.0", ["--clip-norm", "1"])):
+                with self.subTest(ranks=ranks, options=options, curve=curve):
+                    golden = self.expected[curve]
+                    steps = self.golden_run("--steps", 10, *options, *clip, ranks=ranks)
+                    self.assertEqual([step["step"] for step in steps], list(range(10)))
+                    for step, loss, norm in zip(steps, golden["losses"],
+                                                golden["grad_norms_before_clipping"]):
+                        self.assertAlmostEqual(step["loss"], loss, delta=1e-4)
+                        self.assertAlmostEqual(step["grad_norm"], norm, delta=1e-3)
+                        self.assertEqual(step["lr"], 1e-3)
+
+    def test_saved_gradients_equal_the_reference(self):
+        path = self.folder / "gradients.safetensors"
+        golden = read_tensors(MODEL / "grads.safetensors")
+        for ranks, options in ((1, ["--device", "serial"]), (2, ["--parallel", "sp"])):
+            with self.subTest(ranks=ranks):
+                self.golden_run("--steps", 1, "--save-gradients", path, *options, ranks=ranks)
+                ours = read_tensors(path)
+                self.assertEqual(ours.keys(), golden.keys())
+                for name, (shape, values) in golden.items():
+                    self.assertEqual(ours[name][0], shape)
+                    allowed = max(1e-7, 5e-5 * max(map(abs, values)))
+                    worst = max(abs(a - b) for a, b in zip(values, ours[name][1]))
+                    self.assertLessEqual(worst, allowed, name)
+
+    def test_a_saved_model_goes_on_where_it_stopped(self):
+        out = self.folder / "trained"
+        self.golden_run("--steps", 3, "--optimizer", "sgd", "--weight-decay", 0, "--out", out)
+        whole = self.golden_run("--steps", 5, "--optimizer", "sgd", "--weight-decay", 0)
+        rest = self.steps(["--model", out, "--batch", self.batch, "--steps", 2, "--optimizer", "sgd",
+                           "--weight-decay", 0])
+        self.assertEqual([step["loss"] for step in rest], [step["loss"] for step in whole[3:]])
+        config = json.loads((out / "config.json").read_text())
+        self.assertEqual(config["model_type"], "llama")
+        self.assertEqual(config["torch_dtype"], "float32")
+
+    def test_no_steps_write_the_initial_model(self):
+        for name in ("a", "b"):
+            self.assertEqual(self.steps(["--preset", "tiny", "--layers", 1, "--seed", 3, "--data",
+                                         __file__, "--seq-len", 16, "--steps", 0, "--out",
+                                         self.folder / name]), [])
+        first, second = ((self.folder / name / "model.safetensors").read_bytes() for name in "ab")
+        self.assertEqual(first, second)
+
+    def test_text_is_learned_and_recomputation_changes_no_bit(self):
+        text = self.folder / "text"
+        text.write_bytes(b"abcdefgh" * 200)
+        arguments = ["--preset", "tiny", "--data", text, "--seq-len", 64, "--batch-size", 2, "--steps",
+                     30, "--lr", 3e-3, "--warmup", 5, "--schedule", "cosine"]
+        plain = self.steps(arguments)
+        self.assertGreater(plain[0]["loss"], 5.0)
+        self.assertLess(plain[-1]["loss"], 0.5)
+        for recompute in ("selective", "full"):
+            again = self.steps([*arguments, "--recompute", recompute])
+            self.assertEqual([step["loss"] for step in again], [step["loss"] for step in plain])
+
+    def test_dropout_is_the_same_from_run_to_run_and_differs_from_none(self):
+        losses = [[step["loss"] for step in self.golden_run("--steps", 2, "--dropout", p, "--seed", 5)]
+                  for p in (0.5, 0.5, 0)]
+        self.assertEqual(losses[0], losses[1])
+        self.assertNotEqual(losses[0][0], losses[2][0])
+
+    def test_padding_on_the_left_scores_the_same(self):
+        def to_the_left(name, shape, values):
+            mask = self.golden["train.attention_mask"][1]
+            length, moved = shape[1], []
+            for row in range(shape[0]):
+                part = values[row * length:(row + 1) * length]
+                real = sum(mask[row * length:(row + 1) * length])
+                moved += [*part[real:], *part[:real]]
+            return shape, moved
+
+        right = self.golden_run("--steps", 1)
+        self.write_batch(to_the_left)
+        self.assertEqual(self.golden_run("--steps", 1)[0]["loss"], right[0]["loss"])
+
+    def assert_refused(self, arguments, *words, ranks=1):
+        out = self.folder / "refused"
+        result = run([*arguments, "--out", out], ranks)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertEqual(len(result.stderr.strip().splitlines()), 1, result.stderr)
+        for word in words:
+            self.assertIn(word, result.stderr)
+        self.assertEqual(result.stdout, "")
+        self.assertFalse((out / "model.safetensors").exists())
+
+    def test_refusals_are_one_line(self):
+        model = ["--model", MODEL, "--steps", 1]
+        batch = ["--batch", self.batch]
+        self.assert_refused(model, "--data", "--batch")
+        self.assert_refused(["--steps", 1, *batch], "--model", "--preset")
+        self.assert_refused([*model, *batch, "--optimizer", "lion"], "lion", "adamw")
+        self.assert_refused([*model, *batch, "--schedule", "steep"], "steep")
+        self.assert_refused([*model, *batch, "--recompute", "some"], "some")
+        self.assert_refused([*model, *batch, "--betas", "1.5,0.9"], "--betas")
+        self.assert_refused([*model, *batch, "--lr", "-1"], "--lr")
+        self.assert_refused([*model, "--batch", MODEL / "model.safetensors"], "input_ids")
+        self.assert_refused([*model, "--batch", self.folder / "absent"], "absent")
+        self.assert_refused(["--preset", "tiny", "--steps", 1, "--data", self.batch, "--seq-len",
+                             1 << 20], "1048576")
+        self.assert_refused([*model, *batch, "--parallel", "tp", "--emulate-link", "fast"], "fast",
+                            "bandwidth")
+        self.write_batch(lambda name, shape, values: (
+            shape, [900, *values[1:]] if name == "labels" else values))
+        self.assert_refused([*model, *batch], "900", "800")
+        self.write_batch(lambda name, shape, values: (
+            shape, [-100] * len(values) if name == "labels" else values))
+        self.assert_refused([*model, *batch], "label")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/trainer.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.hpp"
+#include "training/cross_entropy.hpp"
+
+namespace portolan {
+
+Trainer::Trainer(const Llama& model, std::unique_ptr<Optimizer> optimizer,
+                 const TrainerOptions& options)
+    : model_(model), optimizer_(std::move(optimizer)), options_(options), gradients_(model) {}
+
+TrainingStep Trainer::step(const TrainingBatch& batch,
+                           const std::function<void(const ShardedGradients&)>& inspect) {
+  const ProfilingRegion region(model_.device(), "Portolan::Trainer::step");
+  require(batch.labels.size() == batch.ids.size(), "{} labels for {} token ids",
+          batch.labels.size(), batch.ids.size());
+  TrainingStep result{.step = steps_, .learning_rate = options_.schedule.at(steps_)};
+  gradients_.clear();
+
+  Tape tape;
+  const ForwardOptions options{
+      .tape = &tape,
+      .recomputation = options_.recomputation,
+      .attention_dropout = options_.attention_dropout,
+      .dropout_key = random_key(options_.seed, fmt::format("attention dropout, step {}", steps_))};
+  const Variable logits = model_.forward(batch.ids, batch.batch, options);
+  CrossEntropy loss = vocabulary_parallel_cross_entropy(
+      model_, logits.value(), next_token_targets(batch.labels, batch.batch));
+  result.loss = loss.loss;
+  result.scored = loss.scored;
+  tape.backward(logits, std::move(loss.grad_logits));
+
+  result.gradient_norm = gradients_.norm();
+  if (inspect) inspect(gradients_);
+  // As PyTorch's clip_grad_norm_ does, with its guard against a norm of 0.
+  constexpr double kGuard = 1e-6;
+  const double scale = options_.clip_norm
+                           ? std::min(1.0, *options_.clip_norm / (result.gradient_norm + kGuard))
+                           : 1.0;
+  optimizer_->step(result.learning_rate, scale);
+  ++steps_;
+  return result;
+}
+
+double Trainer::evaluate(const TrainingBatch& batch) const {
+  const Tensor logits = model_.forward(batch.ids, batch.batch);
+  return vocabulary_parallel_cross_entropy(model_, logits,
+                                           next_token_targets(batch.labels, batch.batch))
+      .loss;
+}
+
+}  // namespace portolan
