@@ -2,15 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
-#include "attention/portable/problem_view.hpp"
+#include "attention/portable/products.hpp"
 
 /// What methods that go row by row share: products of one row with a stretch of rows of an operand,
 /// done by one thread.
 namespace portolan::portable {
-
-/// Columns computed together: a few vector registers.
-inline constexpr int kRowLanes = 16;
 
 /// Copies a row to f32.
 KOKKOS_INLINE_FUNCTION void read_row(const Operand& operand, std::int64_t batch, std::int64_t token,
@@ -39,20 +37,7 @@ KOKKOS_INLINE_FUNCTION void multiply_rows(const float* row, const Operand& opera
                                           const RowTile& rows, int head_dim, float factor,
                                           float* products) {
   operand.at(batch, rows.row, head, [&](const auto* values) {
-    for (std::int64_t i = 0; i < rows.length; ++i) {
-      float sums[kRowLanes] = {};
-      int d = 0;
-      for (; d + kRowLanes <= head_dim; d += kRowLanes) {
-        for (int lane = 0; lane < kRowLanes; ++lane) {
-          sums[lane] += row[d + lane] * to_float(values[d + lane]);
-        }
-      }
-      float sum = 0.0F;
-      for (; d < head_dim; ++d) sum += row[d] * to_float(values[d]);
-      for (int lane = 0; lane < kRowLanes; ++lane) sum += sums[lane];
-      products[i] = factor * sum;
-      values += operand.token_stride;
-    }
+    dot_products(row, values, operand.token_stride, rows.length, head_dim, factor, products);
   });
 }
 
@@ -62,20 +47,7 @@ KOKKOS_INLINE_FUNCTION void add_weighted_rows(const Weights& weights, const Oper
                                               std::int64_t batch, std::int64_t head,
                                               const RowTile& rows, int head_dim, float* row) {
   operand.at(batch, rows.row, head, [&](const auto* values) {
-    for (int begin = 0; begin < head_dim; begin += kRowLanes) {
-      const int lanes = head_dim - begin < kRowLanes ? head_dim - begin : kRowLanes;
-      float sums[kRowLanes] = {};
-      for (std::int64_t i = 0; i < rows.length; ++i) {
-        const float weight = weights(i);
-        const auto* value = values + i * operand.token_stride + begin;
-        if (lanes == kRowLanes) {
-          for (int lane = 0; lane < kRowLanes; ++lane) sums[lane] += weight * to_float(value[lane]);
-        } else {
-          for (int lane = 0; lane < lanes; ++lane) sums[lane] += weight * to_float(value[lane]);
-        }
-      }
-      for (int lane = 0; lane < lanes; ++lane) row[begin + lane] += sums[lane];
-    }
+    add_products(weights, values, operand.token_stride, rows.length, head_dim, row);
   });
 }
 

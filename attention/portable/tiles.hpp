@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
-#include "attention/portable/problem_view.hpp"
+#include "attention/kernel.hpp"
+#include "attention/portable/products.hpp"
 
 /// What methods that go tile by tile share: a team holds a tile of rows, widened to f32, in its
 /// scratch memory, and visits tiles of the rows on the other side, which it stages there one by
@@ -13,12 +15,9 @@ namespace portolan::portable {
 template <class Space>
 inline constexpr bool kOnHost = compat::runs_on_host<Space>;
 
-/// Neighbouring columns, and rows, of a product that one thread computes together: a few vector
-/// registers on a CPU.
+/// What the columns of tiles are padded to: vectors of the host, or what a GPU's thread computes.
 template <class Space>
 inline constexpr int kLanes = kOnHost<Space> ? 16 : 4;
-template <class Space>
-inline constexpr int kRows = kOnHost<Space> ? 4 : 1;
 
 struct TileShape {
   int own = 0;    ///< rows that a team holds
@@ -29,7 +28,7 @@ struct TileShape {
 template <class Space>
 constexpr TileShape tile_shape(AttentionPass pass, std::int64_t head_dim) {
   const bool forward = pass == AttentionPass::forward;
-  if (kOnHost<Space>) return {32, forward ? 64 : 32};
+  if (kOnHost<Space>) return {forward ? 32 : 64, 64};
   const int own = head_dim <= 128 ? 16 : 8;
   return {own, forward ? 2 * own : own};
 }
@@ -47,7 +46,8 @@ class TileTeam {
  public:
   using Policy = Kokkos::TeamPolicy<Space, Kokkos::Schedule<Kokkos::Dynamic>>;
   using Member = typename Policy::member_type;
-  /// On the host, where the levels do not differ, the one that has no small limit.
+  /// On the host, where the levels do not differ, the one that has no small limit. (A value where
+  /// it is used: what is taken by reference would have to exist on a GPU.)
   static constexpr int kScratchLevel = kOnHost<Space> ? 1 : 0;
 
   /// own_tiles tiles [own][padded_dim], one for the other side, two tiles of scores.
@@ -76,7 +76,7 @@ class TileTeam {
         head_dim_(problem.head_dim),
         padded_dim_(padded(problem.head_dim)) {
     own_ = static_cast<float*>(
-        member.team_scratch(kScratchLevel)
+        member.team_scratch(int{kScratchLevel})
             .get_shmem(static_cast<int>(scratch_bytes(shape, head_dim_, own_tiles))));
     other_ = own_ + own_tiles * shape.own * padded_dim_;
     scores_ = other_ + shape.other * padded_dim_;
@@ -215,30 +215,18 @@ class TileTeam {
   KOKKOS_INLINE_FUNCTION void multiply(const float* a, int a_stride, const float* b, int b_stride,
                                        float* c, int c_stride, int inner, int columns,
                                        bool add) const {
-    constexpr int rows = kRows<Space>;
-    constexpr int lanes = kLanes<Space>;
+    // A whole row on the host, where columns go into vectors.
+    const int lanes = kOnHost<Space> ? columns : kLanes<Space>;
     const int column_blocks = columns / lanes;
-    for_rows(shape_.own / rows * column_blocks, [=](const int index) {
-      const int row = index / column_blocks * rows;
+    for_rows(shape_.own * column_blocks, [=](const int index) {
       const int column = index % column_blocks * lanes;
-      float sums[rows][lanes];
-      for (int r = 0; r < rows; ++r) {
-        for (int lane = 0; lane < lanes; ++lane) {
-          sums[r][lane] = add ? c[(row + r) * c_stride + column + lane] : 0.0F;
-        }
+      const float* factors = a + index / column_blocks * a_stride;
+      float* sums = c + index / column_blocks * c_stride + column;
+      if (!add) {
+        for (int lane = 0; lane < lanes; ++lane) sums[lane] = 0.0F;
       }
-      for (int i = 0; i < inner; ++i) {
-        const float* values = b + i * b_stride + column;
-        for (int r = 0; r < rows; ++r) {
-          const float factor = a[(row + r) * a_stride + i];
-          for (int lane = 0; lane < lanes; ++lane) sums[r][lane] += factor * values[lane];
-        }
-      }
-      for (int r = 0; r < rows; ++r) {
-        for (int lane = 0; lane < lanes; ++lane) {
-          c[(row + r) * c_stride + column + lane] = sums[r][lane];
-        }
-      }
+      add_products([factors](std::int64_t i) { return factors[i]; }, b + column, b_stride, inner,
+                   lanes, sums);
     });
   }
 

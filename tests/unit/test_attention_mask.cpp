@@ -118,5 +118,63 @@ TEST(AttentionMask, TilesCoverRunsWithoutCrossingThem) {
   }
 }
 
+TEST(AttentionMask, TilesDoNotCrossBlocksOfRows) {
+  const std::vector<TokenRun> runs = {{10, 7, 0}, {0, 9, 1}};
+  std::vector<std::int64_t> rows;
+  for (const RowTile& part : split_runs(runs, 4, 6)) {
+    rows.push_back(part.row);
+    EXPECT_EQ(part.row / 6, (part.row + part.length - 1) / 6);
+    EXPECT_EQ(part.position, part.row < 7 ? 10 + part.row : part.row - 7);
+    EXPECT_EQ(part.sequence, part.row < 7 ? 0 : 1);
+  }
+  EXPECT_EQ(rows, (std::vector<std::int64_t>{0, 4, 6, 7, 11, 12}));
+}
+
+TEST(AttentionMask, SeenKeysAndSeeingQueriesAgreeWithEveryPairOfTokens) {
+  std::mt19937 generator(13);
+  const auto number = [&](std::uint32_t count) {
+    return static_cast<std::int64_t>(generator() % count);
+  };
+  for (int trial = 0; trial < 3000; ++trial) {
+    AttentionMask mask;
+    mask.causal = number(2) == 0;
+    mask.window = number(8);
+    const RowTile queries{number(9), number(20), number(6), number(2)};
+    const RowTile keys{number(9), number(20), number(6), number(2)};
+    std::vector<std::int64_t> seen_rows;
+    std::vector<std::int64_t> seeing_rows;
+    const auto sees = [&](std::int64_t i, std::int64_t j) {
+      return queries.sequence == keys.sequence &&
+             reference::sees(rule_of(mask), queries.position + i, keys.position + j);
+    };
+    for (std::int64_t j = 0; j < keys.length; ++j) {
+      for (std::int64_t i = 0; i < queries.length; ++i) {
+        if (sees(i, j) && (seen_rows.empty() || seen_rows.back() != keys.row + j)) {
+          seen_rows.push_back(keys.row + j);
+        }
+      }
+    }
+    for (std::int64_t i = 0; i < queries.length; ++i) {
+      for (std::int64_t j = 0; j < keys.length; ++j) {
+        if (sees(i, j) && (seeing_rows.empty() || seeing_rows.back() != queries.row + i)) {
+          seeing_rows.push_back(queries.row + i);
+        }
+      }
+    }
+    const auto rows_of = [](const RowTile& part, const RowTile& whole) {
+      std::vector<std::int64_t> rows;
+      for (std::int64_t i = 0; i < part.length; ++i) {
+        EXPECT_EQ(part.position + i - whole.position, part.row + i - whole.row);
+        rows.push_back(part.row + i);
+      }
+      return rows;
+    };
+    ASSERT_EQ(rows_of(seen_keys(MaskRule(mask), queries, keys), keys), seen_rows)
+        << "trial " << trial;
+    ASSERT_EQ(rows_of(seeing_queries(MaskRule(mask), queries, keys), queries), seeing_rows)
+        << "trial " << trial;
+  }
+}
+
 }  // namespace
 }  // namespace portolan
