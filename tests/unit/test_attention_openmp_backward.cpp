@@ -19,7 +19,7 @@ using testing_support::values_of;
 void check(const GradientCase& test_case) {
   SCOPED_TRACE(test_case.to_string());
   const GradientSetup setup = make_gradient_setup(test_case);
-  make_openmp_flash_attention_backward()->backward(setup.forward.problem, setup.gradients);
+  make_openmp_flash_attention_backward()->backward(setup.tensors.problem, setup.tensors.gradients);
   testing_support::expect_gradients(test_case, setup);
 }
 
@@ -74,9 +74,10 @@ TEST(AttentionOpenmpBackward, ScalesOfAnySign) {
 
 /// dq, dk and dv one after the other.
 std::vector<double> gradients_of(const GradientSetup& setup) {
-  make_openmp_flash_attention_backward()->backward(setup.forward.problem, setup.gradients);
+  make_openmp_flash_attention_backward()->backward(setup.tensors.problem, setup.tensors.gradients);
   std::vector<double> all;
-  for (const Tensor* tensor : {&setup.gradients.dq, &setup.gradients.dk, &setup.gradients.dv}) {
+  for (const Tensor* tensor :
+       {&setup.tensors.gradients.dq, &setup.tensors.gradients.dk, &setup.tensors.gradients.dv}) {
     const std::vector<double> values = values_of(*tensor);
     all.insert(all.end(), values.begin(), values.end());
   }
@@ -93,7 +94,7 @@ TEST(AttentionOpenmpBackward, EqualBitsForAnyNumberOfThreads) {
                               .key_heads = key_heads,
                               .head_dim = 40}};
       c.base.dtype = dtype;
-      c.dropout = {.probability = 0.25F, .key = {3, 4}};
+      c.base.dropout = {.probability = 0.25F, .key = {3, 4}};
       const GradientSetup setup = make_gradient_setup(c);
       std::vector<double> first;
       for (int thread_count = 1; thread_count <= 4; ++thread_count) {
@@ -114,12 +115,12 @@ TEST(AttentionOpenmpBackward, BlocksOfKeysAddUpToTheWhole) {
   const GradientSetup setup = make_gradient_setup(c);
   const auto kernel = make_openmp_flash_attention_backward();
   for (const auto& [begin, end] : {std::pair(0, 90), std::pair(90, 200)}) {
-    AttentionProblem part = setup.forward.problem;
+    AttentionProblem part = setup.tensors.problem;
     part.k = part.k.slice(1, begin, end);
     part.v = part.v.slice(1, begin, end);
     part.mask.query_runs = {{0, 200}};
     part.mask.key_runs = {{begin, end - begin}};
-    AttentionGradients gradients = setup.gradients;
+    AttentionGradients gradients = setup.tensors.gradients;
     gradients.dk = gradients.dk.slice(1, begin, end);
     gradients.dv = gradients.dv.slice(1, begin, end);
     kernel->backward(part, gradients);
@@ -135,9 +136,9 @@ TEST(AttentionOpenmpBackward, WorkspaceIsWhatWasAnnouncedAndLinear) {
     CachingAllocator& allocator = backend_of({DeviceKind::cpu, 0}).allocator();
     const std::int64_t before = allocator.counters().allocated;
     allocator.reset_peaks();
-    kernel->backward(setup.forward.problem, setup.gradients);
+    kernel->backward(setup.tensors.problem, setup.tensors.gradients);
     const std::int64_t bytes = allocator.counters().allocated_peak - before;
-    EXPECT_EQ(bytes, static_cast<std::int64_t>(kernel->workspace_bytes(setup.forward.problem)));
+    EXPECT_EQ(bytes, static_cast<std::int64_t>(kernel->workspace_bytes(setup.tensors.problem)));
     return static_cast<double>(bytes);
   };
   EXPECT_LE(taken(2048) / taken(1024), 2.05);

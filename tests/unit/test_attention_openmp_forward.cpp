@@ -17,8 +17,8 @@ using testing_support::values_of;
 void check(const GradientCase& test_case) {
   SCOPED_TRACE(test_case.to_string());
   const GradientSetup setup = make_gradient_setup(test_case);
-  make_openmp_flash_attention()->forward(setup.forward.problem, setup.forward.out,
-                                         setup.forward.log_sum_exp);
+  make_openmp_flash_attention()->forward(setup.tensors.problem, setup.tensors.out,
+                                         setup.tensors.log_sum_exp);
   testing_support::expect_forward(test_case, setup);
 }
 
@@ -48,7 +48,7 @@ TEST(AttentionOpenmpForward, FewQueriesOverManyKeys) {
         const std::uint64_t choice = generator() % 4;
         if (choice == 1) c.base.mask.window = 1500;
         if (choice == 2) c.base.mask.key_ranges = {{0, 2300}, {1100, 1900}};
-        if (choice == 3) c.dropout = {.probability = 0.5F, .key = {1, 2}};
+        if (choice == 3) c.base.dropout = {.probability = 0.5F, .key = {1, 2}};
         const OpenmpThreads threads(1 + static_cast<int>(generator() % 4));
         check(c);
       }
@@ -65,17 +65,17 @@ TEST(AttentionOpenmpForward, EqualBitsForAnyNumberOfThreads) {
                               .key_heads = 2,
                               .head_dim = 40}};
       c.base.dtype = dtype;
-      c.dropout = {.probability = 0.25F, .key = {3, 4}};
+      c.base.dropout = {.probability = 0.25F, .key = {3, 4}};
       const GradientSetup setup = make_gradient_setup(c);
       std::vector<double> first_out;
       std::vector<double> first_lse;
       for (int thread_count = 1; thread_count <= 4; ++thread_count) {
         const OpenmpThreads threads(thread_count);
         for (int repeat = 0; repeat < 2; ++repeat) {
-          make_openmp_flash_attention()->forward(setup.forward.problem, setup.forward.out,
-                                                 setup.forward.log_sum_exp);
-          const std::vector<double> out = values_of(setup.forward.out);
-          const std::vector<double> lse = values_of(setup.forward.log_sum_exp);
+          make_openmp_flash_attention()->forward(setup.tensors.problem, setup.tensors.out,
+                                                 setup.tensors.log_sum_exp);
+          const std::vector<double> out = values_of(setup.tensors.out);
+          const std::vector<double> lse = values_of(setup.tensors.log_sum_exp);
           if (first_out.empty()) {
             first_out = out;
             first_lse = lse;
@@ -93,9 +93,8 @@ struct TileCounts {
   std::int64_t visited = 0;
   std::int64_t cut = 0;
 };
-TileCounts count_tiles(const AttentionProblem& problem, std::int64_t query_tile,
-                       std::int64_t key_tile) {
-  const std::vector<char> seen = testing_support::seen_scores(problem);
+TileCounts count_tiles(const AttentionProblem& problem, const reference::AttentionInput& input,
+                       std::int64_t query_tile, std::int64_t key_tile) {
   const std::int64_t query_tokens = problem.q.dim(1);
   const std::int64_t key_tokens = problem.k.dim(1);
   const auto cut = [](const std::vector<TokenRun>& runs, std::int64_t tokens, std::int64_t tile) {
@@ -110,16 +109,19 @@ TileCounts count_tiles(const AttentionProblem& problem, std::int64_t query_tile,
     return pieces;
   };
   TileCounts counts;
-  for (std::int64_t head = 0; head < problem.q.dim(0) * problem.q.dim(2); ++head) {
-    const char* scores = &seen[static_cast<std::size_t>(head * query_tokens * key_tokens)];
-    for (const auto& [row, row_end] : cut(problem.mask.query_runs, query_tokens, query_tile)) {
-      for (const auto& [key, key_end] : cut(problem.mask.key_runs, key_tokens, key_tile)) {
-        std::int64_t sum = 0;
-        for (std::int64_t i = row; i < row_end; ++i) {
-          for (std::int64_t j = key; j < key_end; ++j) sum += scores[i * key_tokens + j];
+  for (std::int64_t b = 0; b < input.batch; ++b) {
+    for (std::int64_t head = 0; head < input.heads; ++head) {
+      for (const auto& [row, row_end] : cut(problem.mask.query_runs, query_tokens, query_tile)) {
+        for (const auto& [key, key_end] : cut(problem.mask.key_runs, key_tokens, key_tile)) {
+          std::int64_t sum = 0;
+          for (std::int64_t i = row; i < row_end; ++i) {
+            for (std::int64_t j = key; j < key_end; ++j) {
+              sum += reference::sees(input, b, head, i, j) ? 1 : 0;
+            }
+          }
+          counts.visited += sum > 0 ? 1 : 0;
+          counts.cut += sum > 0 && sum < (row_end - row) * (key_end - key) ? 1 : 0;
         }
-        counts.visited += sum > 0 ? 1 : 0;
-        counts.cut += sum > 0 && sum < (row_end - row) * (key_end - key) ? 1 : 0;
       }
     }
   }
@@ -143,15 +145,16 @@ TEST(AttentionOpenmpStatistics, TilesVisitedAreThoseNotHidden) {
     SCOPED_TRACE(c.to_string());
     const OpenmpThreads threads(1 + trial % 4);
     const GradientSetup setup = make_gradient_setup(c);
-    AttentionProblem problem = setup.forward.problem;
+    AttentionProblem problem = setup.tensors.problem;
     AttentionStatistics forward;
     problem.statistics = &forward;
-    make_openmp_flash_attention()->forward(problem, setup.forward.out, {});
+    make_openmp_flash_attention()->forward(problem, setup.tensors.out, {});
     AttentionStatistics backward;
     problem.statistics = &backward;
-    make_openmp_flash_attention_backward()->backward(problem, setup.gradients);
+    make_openmp_flash_attention_backward()->backward(problem, setup.tensors.gradients);
     for (const AttentionStatistics& found : {forward, backward}) {
-      const TileCounts expected = count_tiles(problem, found.query_tile, found.key_tile);
+      const TileCounts expected =
+          count_tiles(problem, setup.tensors.reference, found.query_tile, found.key_tile);
       ASSERT_EQ(found.tiles_visited, expected.visited) << "trial " << trial;
       ASSERT_EQ(found.tiles_compared, expected.cut) << "trial " << trial;
     }
