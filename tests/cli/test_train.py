@@ -129,7 +129,8 @@ class Train(unittest.TestCase):
                      30, "--lr", 3e-3, "--warmup", 5, "--schedule", "cosine"]
         plain = self.steps(arguments)
         self.assertGreater(plain[0]["loss"], 5.0)
-        self.assertLess(plain[-1]["loss"], 0.5)
+        # Less than eight equally likely letters: what comes before them was looked at.
+        self.assertLess(plain[-1]["loss"], 1.5)
         for recompute in ("selective", "full"):
             again = self.steps([*arguments, "--recompute", recompute])
             self.assertEqual([step["loss"] for step in again], [step["loss"] for step in plain])
