@@ -88,11 +88,13 @@ class Llama(nn.Module):
         return self.head(self.norm(x))
 
 
-def parallelize(model, mesh, sequence_parallel):
+def parallelize(model, mesh, sequence_parallel, local_logits=True):
     between = Shard(1) if sequence_parallel else Replicate()
     plan = {
         "embedding": RowwiseParallel(input_layouts=Replicate(), output_layouts=between),
-        "head": ColwiseParallel(input_layouts=between, output_layouts=Shard(-1)),
+        "head": ColwiseParallel(
+            input_layouts=between, output_layouts=Shard(-1), use_local_output=local_logits
+        ),
     }
     block_plan = {
         "attention.query": ColwiseParallel(),

@@ -19,8 +19,7 @@ import torch.distributed as distributed
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Replicate, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, loss_parallel, parallelize_module
+from torch.distributed.tensor.parallel import loss_parallel
 
 import dtensor
 from weights import Sizes
@@ -92,23 +91,6 @@ def make_model(options):
     return model
 
 
-def parallelize(model, ranks):
-    mesh = init_device_mesh("cpu", (ranks,))
-    head = model.head
-    model.head = torch.nn.Identity()  # has a plan of its own: its output stays a DTensor
-    dtensor.parallelize(model, mesh, False)
-    model.head = head
-    parallelize_module(
-        model,
-        mesh,
-        {
-            "head": ColwiseParallel(
-                input_layouts=Replicate(), output_layouts=Shard(-1), use_local_output=False
-            )
-        },
-    )
-
-
 class Text:
     """Sequence i is the bytes from i * length on, wrapping round at the end."""
 
@@ -140,7 +122,8 @@ def main():
             rank=options.rank,
             world_size=options.ranks,
         )
-        parallelize(model, options.ranks)
+        mesh = init_device_mesh("cpu", (options.ranks,))
+        dtensor.parallelize(model, mesh, False, local_logits=False)
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     optimizer = torch.optim.AdamW(
