@@ -9,6 +9,7 @@
 
 #include "apps/attention_error.hpp"
 #include "apps/benchmark_samples.hpp"
+#include "attention/block_patterns.hpp"
 #include "core/backend.hpp"
 #include "core/error.hpp"
 #include "core/ops.hpp"
@@ -22,23 +23,18 @@ namespace {
 constexpr std::int64_t kHostProductExtent = 1536;
 constexpr std::int64_t kGpuProductExtent = 8192;
 
-/// The block-sparse pattern: the last few blocks and every so many of those before (Child et al.
-/// 2019, arXiv:1904.10509, "strided").
-constexpr std::int64_t kLocalBlocks = 4;
+/// The block-sparse pattern: a few blocks around the diagonal, and every so many of the others.
+constexpr std::int64_t kNeighbours = 2;
 constexpr std::int64_t kBlockStride = 8;
 
-std::shared_ptr<const BlockMap> strided_blocks(std::int64_t heads, std::int64_t length,
-                                               std::int64_t block) {
-  const std::int64_t blocks = (length + block - 1) / block;
-  std::vector<std::uint8_t> flags;
-  for (std::int64_t row = 0; row < heads * blocks; ++row) {
-    for (std::int64_t column = 0; column < blocks; ++column) {
-      const std::int64_t behind = row % blocks - column;
-      flags.push_back(behind >= 0 && (behind < kLocalBlocks || column % kBlockStride == 0) ? 1 : 0);
-    }
-  }
+std::shared_ptr<const BlockMap> block_pattern(const AttentionBenchmarkCase& setting) {
+  const BlockGrid grid{.heads = setting.heads,
+                       .query_tokens = setting.length,
+                       .key_tokens = setting.length,
+                       .block_queries = setting.block,
+                       .block_keys = setting.block};
   return std::make_shared<const BlockMap>(
-      block_map_from_flags(heads, blocks, blocks, block, block, flags.data()));
+      united(local_blocks(grid, kNeighbours), strided_blocks(grid, kBlockStride)));
 }
 
 /// Scores that a causal mask with a window or blocks leaves, of all heads of a batch entry.
@@ -89,7 +85,7 @@ class Pass {
                 .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim)))};
     if (s.method == AttentionMethod::window) problem_.mask.window = s.window;
     if (s.method == AttentionMethod::block_sparse) {
-      problem_.mask.blocks = strided_blocks(s.heads, s.length, s.block);
+      problem_.mask.blocks = block_pattern(s);
     }
     write_operands();
     out_ = empty_like(problem_.q);

@@ -143,8 +143,7 @@ std::string machines_table(const std::vector<Comparison>& comparisons) {
 }
 
 std::string published_table(const std::vector<Comparison>& comparisons) {
-  HtmlTable table({"source", "length", "TP s", "SP s", "SP / TP", "TP GB", "SP GB", "TP − SP MB"},
-                  1);
+  HtmlTable table({"source", "length", "TP s", "SP s", "SP / TP", "TP GB", "SP GB", "TP − SP"}, 1);
   for (const PublishedTable& published : published_sequence_parallel_tables()) {
     for (const PublishedPoint& point : published.points) {
       table.add(
@@ -152,7 +151,7 @@ std::string published_table(const std::vector<Comparison>& comparisons) {
            fmt::format("{:.2f}", point.tp_s), fmt::format("{:.2f}", point.sp_s),
            fmt::format("{:.2f}", point.sp_s / point.tp_s),
            fmt::format("{:.2f}", point.tp_gigabytes), fmt::format("{:.2f}", point.sp_gigabytes),
-           fmt::format("{:.0f}", 1e3 * (point.tp_gigabytes - point.sp_gigabytes))},
+           fmt::format("{:.2f} GB", point.tp_gigabytes - point.sp_gigabytes)},
           "published");
     }
     table.add_remark(fmt::format("{}: {}. Memory: {}.", published.hardware, published.experiment,
@@ -170,7 +169,7 @@ std::string published_table(const std::vector<Comparison>& comparisons) {
                    fmt::format("{:.2f}", sp->time_s->median / tp->time_s->median),
                    fmt::format("{:.3f}", static_cast<double>(tp_bytes) / 1e9),
                    fmt::format("{:.3f}", static_cast<double>(sp_bytes) / 1e9),
-                   megabytes_text(tp_bytes - sp_bytes)});
+                   megabytes_text(tp_bytes - sp_bytes) + " MB"});
       }
       if (pairs.empty()) continue;
       const CompareRow& row = *pairs.front().first;
