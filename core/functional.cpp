@@ -126,7 +126,8 @@ Variable linear(const Variable& x, const ParameterPointer& weight, const Tensor&
           ops::fill(grad_x, 0.0F);
         } else {
           if (weight->is_trainable()) {
-            ops::product(gradient, true, rows(saved.get()), false, weight->gradient(), true);
+            const Parameter::Contribution sum = weight->contribution();
+            ops::product(gradient, true, rows(saved.get()), false, sum.gradient, sum.accumulate);
           }
           ops::product(gradient, false, weight->value(), false, rows(grad_x));
         }

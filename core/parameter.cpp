@@ -55,12 +55,16 @@ void Parameter::refresh() const {
 }
 
 const Tensor& Parameter::gradient() {
-  require(is_trainable(), "parameter {} is frozen and has no gradient", segments_.front().name);
-  if (!gradient_.defined()) {
-    gradient_ = Tensor::empty(master_.shape(), DType::f32, master_.device());
-    ops::fill(gradient_, 0.0F);
-  }
+  const Contribution next = contribution();
+  if (!next.accumulate) ops::fill(next.gradient, 0.0F);
   return gradient_;
+}
+
+Parameter::Contribution Parameter::contribution() {
+  require(is_trainable(), "parameter {} is frozen and has no gradient", segments_.front().name);
+  const bool first = !gradient_.defined();
+  if (first) gradient_ = Tensor::empty(master_.shape(), DType::f32, master_.device());
+  return {gradient_, !first};
 }
 
 std::shared_ptr<const Parameter::Hook> Parameter::add_hook(Hook hook) {

@@ -57,6 +57,13 @@ class Parameter {
   /// f32, shape of the master; zero before the first contribution since clear_gradient(). Backward
   /// passes add to it.
   [[nodiscard]] const Tensor& gradient();
+  /// The gradient, and whether a contribution adds to it or, being the first, overwrites it: saves
+  /// writing zeros that a product would read again.
+  struct Contribution {
+    Tensor gradient;
+    bool accumulate = false;
+  };
+  [[nodiscard]] Contribution contribution();
   [[nodiscard]] bool has_gradient() const noexcept { return gradient_.defined(); }
   /// The next contribution starts from zero.
   void clear_gradient() { gradient_ = Tensor(); }

@@ -302,6 +302,27 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
                        });
   }
 
+  void attention_delta(const Tensor& out, const Tensor& grad_out, const Tensor& delta) override {
+    const auto head_rows = [](const Tensor& tensor) {
+      const Shape& strides = tensor.strides();
+      return simd::HeadRows{tensor.raw(), tensor.dtype(), strides[0], strides[1], strides[2]};
+    };
+    const simd::DeltaRows arguments{.out = head_rows(out),
+                                    .grad_out = head_rows(grad_out),
+                                    .delta = delta.data<float>(),
+                                    .delta_batch_stride = delta.strides()[0],
+                                    .delta_head_stride = delta.strides()[1],
+                                    .delta_token_stride = delta.strides()[2],
+                                    .tokens = out.dim(1),
+                                    .heads = out.dim(2),
+                                    .head_dim = out.dim(3)};
+    openmp::for_blocks(space(), "Portolan::Attention::delta", out.dim(0) * out.dim(1) * out.dim(2),
+                       openmp::block_items(out.dim(3) * static_cast<std::int64_t>(sizeof(float))),
+                       [&](std::int64_t begin, std::int64_t end) {
+                         simd::attention_delta(arguments, begin, end);
+                       });
+  }
+
   [[nodiscard]] Weight allocate_packed(std::int64_t out_features, std::int64_t in_features,
                                        DType dtype) override {
     const DType computed = compute_dtype(dtype);

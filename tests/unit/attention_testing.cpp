@@ -240,8 +240,8 @@ void expect_matches(const AttentionCase& test_case, const AttentionSetup& setup,
 
 void expect_gradients(const AttentionCase& test_case, const AttentionSetup& setup,
                       const reference::AttentionGradient& expected) {
-  // Kernels that multiply in bf16 round to it, by half a unit in the last place: weights and slopes,
-  // and an upstream gradient that comes in f32.
+  // Kernels that multiply in bf16 round to it, by half a unit in the last place: weights and
+  // slopes, and an upstream gradient that comes in f32.
   double rounding = 1e-5;
   if (test_case.dtype == DType::bf16) rounding += 0x1p-8;
   if (test_case.dtype == DType::bf16 && setup.gradients.grad_out.dtype() == DType::f32) {

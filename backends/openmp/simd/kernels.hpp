@@ -98,6 +98,28 @@ struct MergeRows {
 /// Rows are (batch, token, head).
 void merge_attention(const MergeRows& arguments, std::int64_t begin, std::int64_t end);
 
+/// Rows of [batch, tokens, heads, head_dim], dense in the last dimension.
+struct HeadRows {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  std::int64_t batch_stride = 0;
+  std::int64_t token_stride = 0;
+  std::int64_t head_stride = 0;
+};
+struct DeltaRows {
+  HeadRows out;
+  HeadRows grad_out;
+  float* delta = nullptr;  ///< [batch, heads, tokens] by its strides
+  std::int64_t delta_batch_stride = 0;
+  std::int64_t delta_head_stride = 0;
+  std::int64_t delta_token_stride = 0;
+  std::int64_t tokens = 0;
+  std::int64_t heads = 0;
+  std::int64_t head_dim = 0;
+};
+/// Rows are (batch, token, head).
+void attention_delta(const DeltaRows& arguments, std::int64_t begin, std::int64_t end);
+
 struct UniformElements {
   DType dtype = DType::f32;
   RandomKey key;

@@ -198,6 +198,43 @@ void merge_attention(const MergeRows& arguments, std::int64_t begin, std::int64_
   }
 }
 
+template <class T, class G>
+void delta_typed(const DeltaRows& arguments, std::int64_t begin, std::int64_t end) {
+  const FloatTag floats;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(floats));
+  const std::int64_t head_dim = arguments.head_dim;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const std::int64_t head = row % arguments.heads;
+    const std::int64_t token = row / arguments.heads % arguments.tokens;
+    const std::int64_t batch = row / arguments.heads / arguments.tokens;
+    const auto row_of = [&](const HeadRows& rows) {
+      return batch * rows.batch_stride + token * rows.token_stride + head * rows.head_stride;
+    };
+    const T* const out = static_cast<const T*>(arguments.out.data) + row_of(arguments.out);
+    const G* const gradient =
+        static_cast<const G*>(arguments.grad_out.data) + row_of(arguments.grad_out);
+    Floats sum = hn::Zero(floats);
+    std::int64_t i = 0;
+    for (; i + lanes <= head_dim; i += lanes) {
+      sum = hn::MulAdd(load(out + i), load(gradient + i), sum);
+    }
+    if (i < head_dim) {
+      const std::int64_t rest = head_dim - i;
+      sum = hn::MulAdd(load_first(out + i, rest), load_first(gradient + i, rest), sum);
+    }
+    arguments.delta[batch * arguments.delta_batch_stride + head * arguments.delta_head_stride +
+                    token * arguments.delta_token_stride] =
+        hn::GetLane(hn::SumOfLanes(floats, sum));
+  }
+}
+
+void attention_delta(const DeltaRows& arguments, std::int64_t begin, std::int64_t end) {
+  dispatch_floating(arguments.out.dtype, arguments.grad_out.dtype, [&](auto type, auto grad_type) {
+    delta_typed<typename decltype(type)::type, typename decltype(grad_type)::type>(arguments, begin,
+                                                                                   end);
+  });
+}
+
 }  // namespace portolan::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -207,6 +244,7 @@ namespace portolan::simd {
 HWY_EXPORT(rms_norm);
 HWY_EXPORT(rotary_embedding);
 HWY_EXPORT(merge_attention);
+HWY_EXPORT(attention_delta);
 
 void rms_norm(const RmsNormRows& arguments, std::int64_t begin, std::int64_t end) {
   HWY_DYNAMIC_DISPATCH(rms_norm)(arguments, begin, end);
@@ -214,6 +252,10 @@ void rms_norm(const RmsNormRows& arguments, std::int64_t begin, std::int64_t end
 
 void rotary_embedding(const RotaryTokens& arguments, std::int64_t begin, std::int64_t end) {
   HWY_DYNAMIC_DISPATCH(rotary_embedding)(arguments, begin, end);
+}
+
+void attention_delta(const DeltaRows& arguments, std::int64_t begin, std::int64_t end) {
+  HWY_DYNAMIC_DISPATCH(attention_delta)(arguments, begin, end);
 }
 
 void merge_attention(const MergeRows& arguments, std::int64_t begin, std::int64_t end) {
