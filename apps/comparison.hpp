@@ -111,7 +111,7 @@ void sort_rows(std::vector<CompareRow>& rows);
                                          std::int64_t seq_len, int ranks = 0);
 
 /// One run of `portolan compare`.
-struct Comparison {
+struct Comparison {  // NOLINT(bugprone-exception-escape): the moves of nlohmann::json do not throw
   nlohmann::ordered_json environment;
   std::vector<CompareRow> rows;
 

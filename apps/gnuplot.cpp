@@ -14,7 +14,7 @@
 namespace portolan {
 namespace {
 
-constexpr double kSilenceLimit_s = 60.0;
+constexpr double kSilenceLimitSeconds = 60.0;
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
   for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
@@ -50,7 +50,7 @@ std::string Gnuplot::svg(const std::string& script, const std::string& name,
       "set encoding utf8\n"
       "set terminal svg size {},{} dynamic noenhanced rounded font 'system-ui, sans-serif,13'\n{}",
       width, height, script);
-  request.silence_limit_s = kSilenceLimit_s;
+  request.silence_limit_s = kSilenceLimitSeconds;
   std::string document;
   std::string message;
   request.on_output = [&](std::string_view line) { document.append(line).push_back('\n'); };

@@ -14,6 +14,8 @@ import unittest
 
 from command import PORTOLAN, CommandTest, Page, clean_environment, fake_launcher, run
 
+# Seconds to wait for what is sure to come, on a machine however busy.
+PATIENCE = 300
 SMALL = ("--preset", "tiny", "--seq-lens", "8,16", "--threads", "2", "--oversubscribe")
 
 
@@ -240,7 +242,7 @@ class FakeRun(CompareTest):
 
     def wait_for_pids(self, process):
         pids = self.base / "pids"
-        for _ in range(1000):
+        for _ in range(int(PATIENCE / 0.02)):
             if pids.exists():
                 return [int(pid) for pid in pids.read_text(encoding="utf-8").split()]
             self.assertIsNone(process.poll(), "the comparison ended before its job hung")
@@ -257,18 +259,18 @@ class FakeRun(CompareTest):
                                   FAKE_PIDS=str(self.base / "pids")))
 
     def assert_gone(self, pids):
-        for _ in range(100):
+        for _ in range(int(PATIENCE / 0.05)):
             if not any(is_alive(pid) for pid in pids):
                 return
             time.sleep(0.05)
         self.fail(f"still there: {[pid for pid in pids if is_alive(pid)]}")
 
     def test_silent_job_is_ended_and_its_rows_refused(self):
-        result = self.compare("--timeout", "1", "--dtypes", "f32", trouble=("tp", "f32", "hang"),
+        result = self.compare("--timeout", "5", "--dtypes", "f32", trouble=("tp", "f32", "hang"),
                               FAKE_PIDS=str(self.base / "pids"))
         self.assertEqual(result.returncode, 1)
         self.assertEqual({row["reason"] for row in self.rows(proven=False)},
-                         {"the job failed: no sign of life for 1 s"})
+                         {"the job failed: no sign of life for 5 s"})
         self.assert_gone([int(pid) for pid in (self.base / "pids").read_text().split()])
 
     def test_interrupt_ends_the_ranks_and_leaves_no_file(self):
@@ -278,7 +280,7 @@ class FakeRun(CompareTest):
                 process = self.start(what)
                 pids = self.wait_for_pids(process)
                 process.send_signal(number)
-                _, errors = process.communicate(timeout=60)
+                _, errors = process.communicate(timeout=PATIENCE)
                 self.assertEqual(process.returncode, 1, errors)
                 self.assertRegex(errors, r"portolan: error: interrupted by signal \d+ .*\n\Z")
                 self.assert_gone(pids)
@@ -293,7 +295,7 @@ class FakeRun(CompareTest):
             process = self.start("hang", modes="none,tp", trouble_mode=mode)
             self.wait_for_pids(process)
             process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=PATIENCE)
             self.assertEqual(process.returncode, 1, errors)
             if not os.listdir(self.out):
                 self.assertIn("after 0 of 2 jobs; the ranks were ended", errors)
@@ -311,7 +313,7 @@ class FakeRun(CompareTest):
         process = self.start("hang")
         launcher, rank = self.wait_for_pids(process)
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         self.assert_gone([launcher])
         os.kill(rank, signal.SIGKILL)  # a real launcher takes its ranks along
 

@@ -19,7 +19,7 @@ def run(arguments, ranks=1):
                        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     launch = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"] if ranks > 1 else []
     return subprocess.run(launch + [PORTOLAN] + arguments, capture_output=True, text=True,
-                          timeout=120, env=environment)
+                          timeout=600, env=environment)
 
 
 class Logits(unittest.TestCase):

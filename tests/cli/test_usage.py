@@ -96,7 +96,7 @@ class Info(CommandTest):
     def test_under_mpirun_one_rank_prints_for_all(self):
         result = subprocess.run(
             ["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", PORTOLAN, "info", "--json",
-             "--threads", "1"], capture_output=True, text=True, timeout=120,
+             "--threads", "1"], capture_output=True, text=True, timeout=600,
             env=clean_environment(OMP_PROC_BIND="false"))
         self.assertEqual(result.returncode, 0, result.stderr)
         info = json.loads(result.stdout)
