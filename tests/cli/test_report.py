@@ -76,7 +76,7 @@ class Report(CommandTest):
         for words in ("llama-7b, 2 layers, batch 2", "A CPU, 2 cores", "2025-01-02 03:04 UTC",
                       "All 24 rows are proven", "10.2 (3) [9.22, 12.3]", "1.10x",
                       "published, CPU 256 16.77 10.25 0.61 2.43 2.27",
-                      "published, GPU 1024 0.63 0.61 0.97 28.05 14.31 13740",
+                      "published, GPU 1024 0.63 0.61 0.97 28.05 14.31 13.74",
                       "foundation-model-stack, pull request 455",
                       "coms-6998-context-parallelism-project/foundation-model-stack",
                       "On record.", "Inference.", "all-reduce"):
