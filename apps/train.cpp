@@ -10,6 +10,7 @@
 #include "apps/output_file.hpp"
 #include "apps/progress.hpp"
 #include "apps/training_data.hpp"
+#include "core/backend.hpp"
 #include "core/error.hpp"
 #include "core/mapped_file.hpp"
 #include "core/safetensors_writer.hpp"

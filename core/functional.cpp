@@ -135,16 +135,4 @@ Variable linear(const Variable& x, const ParameterPointer& weight, const Tensor&
       });
 }
 
-Variable dropout(const Variable& x, float probability, RandomKey key, const MatrixBlock& block) {
-  if (probability == 0.0F) return x;
-  ops::dropout(rows(x.value()), probability, key, block);
-  Tape* tape = x.tape();
-  if (tape == nullptr) return x;
-  return tape->record(x.value(), {}, [=, x = x.target()](OutputGradients gradients) {
-    const Tensor gradient = gradients[0].exclusive();
-    ops::dropout(rows(gradient), probability, key, block);
-    tape->contribute(x, gradient);
-  });
-}
-
 }  // namespace portolan::functional

@@ -3,7 +3,6 @@
 
 #include <utility>
 
-#include "core/backend.hpp"
 #include "core/parameter.hpp"
 #include "core/tape.hpp"
 
@@ -39,10 +38,5 @@ struct NormedSum {
 
 /// x W^T into `out` [B, S, out_features], whose memory becomes the result.
 [[nodiscard]] Variable linear(const Variable& x, const ParameterPointer& weight, const Tensor& out);
-
-/// Drops elements of x in its memory; see Backend::dropout. `block` places x's rows [B * S,
-/// features] among all ranks'.
-[[nodiscard]] Variable dropout(const Variable& x, float probability, RandomKey key,
-                               const MatrixBlock& block);
 
 }  // namespace portolan::functional

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/backend.hpp"
 #include "core/error.hpp"
 #include "training/cross_entropy.hpp"
 

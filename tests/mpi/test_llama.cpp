@@ -16,23 +16,11 @@
 #include "core/ops.hpp"
 #include "core/safetensors.hpp"
 #include "models/llama.hpp"
+#include "tests/mpi/layouts.hpp"
 #include "tests/mpi/test_runtime.hpp"
 
 namespace portolan {
 namespace {
-
-std::vector<ParallelLayout> layouts(int ranks) {
-  if (ranks == 1) return {ParallelLayout::of(ParallelMode::none, 1)};
-  std::vector<ParallelLayout> all;
-  for (const ParallelMode mode : {ParallelMode::tp, ParallelMode::sp, ParallelMode::ring}) {
-    all.push_back(ParallelLayout::of(mode, ranks));
-  }
-  if (ranks == 4) {
-    all.push_back({{.data = 1, .context = 2, .tensor = 2}, false});
-    all.push_back({{.data = 1, .context = 2, .tensor = 2}, true});
-  }
-  return all;
-}
 
 std::string text(const ParallelLayout& layout) {
   return layout.mesh.to_string() + (layout.sequence_parallel ? " sequence parallel" : "");

@@ -15,6 +15,7 @@
 #include "core/json_file.hpp"
 #include "core/safetensors.hpp"
 #include "models/llama.hpp"
+#include "tests/mpi/layouts.hpp"
 #include "tests/mpi/test_runtime.hpp"
 #include "training/trainer.hpp"
 
@@ -22,19 +23,6 @@ namespace portolan {
 namespace {
 
 const std::string kFolder = std::string(PORTOLAN_TEST_DATA) + "/models/llama-tiny-gqa";
-
-std::vector<ParallelLayout> layouts(int ranks) {
-  if (ranks == 1) return {ParallelLayout::of(ParallelMode::none, 1)};
-  std::vector<ParallelLayout> all;
-  for (const ParallelMode mode : {ParallelMode::tp, ParallelMode::sp, ParallelMode::ring}) {
-    all.push_back(ParallelLayout::of(mode, ranks));
-  }
-  if (ranks == 4) {
-    all.push_back({{.data = 1, .context = 2, .tensor = 2}, false});
-    all.push_back({{.data = 1, .context = 2, .tensor = 2}, true});
-  }
-  return all;
-}
 
 TrainingBatch golden_batch() {
   const SafetensorsFile file(kFolder + "/expected.safetensors");
