@@ -200,7 +200,7 @@ class PortableBackend : public Backend {
 template <class Space>
 class HostBackend : public PortableBackend<Space> {
  public:
-  static_assert(compat::runs_on_host<Space>);
+  static_assert(compat::kRunsOnHost<Space>);
   using PortableBackend<Space>::PortableBackend;
 
   [[nodiscard]] int concurrency() const override {
