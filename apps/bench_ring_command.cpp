@@ -23,6 +23,7 @@
 #include "apps/output_file.hpp"
 #include "apps/ring_benchmark.hpp"
 #include "core/error.hpp"
+#include "models/outline.hpp"
 
 namespace portolan {
 namespace {
@@ -42,19 +43,21 @@ struct Request {
 };
 
 /// LLaMA 3 8B at a quarter of its width, with 2 layers and a small vocabulary: minutes on a CPU.
-LlamaConfig small_config() {
-  LlamaConfig config = preset_config("llama-3-8b");
+ModelConfig small_config() {
+  ModelConfig model = preset_config("llama-3-8b");
+  CommonConfig& config = model.common();
   config.hidden_size /= 4;
   config.intermediate_size /= 4;
   config.head_dim = 64;
   config.attention_heads /= 2;
   config.kv_heads /= 2;
   config.vocab_size = 8192;
-  return config.with_layers(2);
+  return model.with_layers(2);
 }
 
-LlamaConfig config_of(const Request& request) {
-  const LlamaConfig config = request.preset ? preset_config(*request.preset) : small_config();
+ModelConfig config_of(const Request& request) {
+  const ModelConfig config = request.preset ? preset_config(*request.preset) : small_config();
+  require(outline_of(config).causal, "--preset: {} generates no tokens", config.architecture);
   return request.layers ? config.with_layers(*request.layers) : config;
 }
 
@@ -164,21 +167,22 @@ void report(const Request& request, const RingBenchmarkSettings& settings, const
             const RingBenchmarkResult& result, const Machine& machine) {
   const int ranks = runtime.world().size();
   const std::vector<RingComparison> comparisons = comparisons_of(result, ranks, settings.link);
-  const nlohmann::ordered_json document{{"environment",
-                                         {{"machine", to_json(machine)},
-                                          {"runtime", runtime.description()},
-                                          {"ranks", ranks},
-                                          {"threads_per_rank", runtime.threads()},
-                                          {"transport", runtime.world().description()},
-                                          {"emulated_link", settings.link.to_string()}}},
-                                        {"model",
-                                         {{"hidden_size", settings.config.hidden_size},
-                                          {"layers", settings.config.layers},
-                                          {"attention_heads", settings.config.attention_heads},
-                                          {"kv_heads", settings.config.kv_heads},
-                                          {"vocab_size", settings.config.vocab_size},
-                                          {"dtype", name_of(settings.dtype)}}},
-                                        {"rows", rows_of(comparisons)}};
+  const nlohmann::ordered_json document{
+      {"environment",
+       {{"machine", to_json(machine)},
+        {"runtime", runtime.description()},
+        {"ranks", ranks},
+        {"threads_per_rank", runtime.threads()},
+        {"transport", runtime.world().description()},
+        {"emulated_link", settings.link.to_string()}}},
+      {"model",
+       {{"hidden_size", settings.config.common().hidden_size},
+        {"layers", settings.config.common().layers},
+        {"attention_heads", settings.config.common().attention_heads},
+        {"kv_heads", settings.config.common().kv_heads},
+        {"vocab_size", settings.config.common().vocab_size},
+        {"dtype", name_of(settings.dtype)}}},
+      {"rows", rows_of(comparisons)}};
   const std::string text = document.dump(2) + "\n";
   if (request.out) {
     write_file(std::filesystem::path(*request.out) / "ring.json", text);

@@ -26,7 +26,7 @@
 #include "apps/report_page.hpp"
 #include "core/error.hpp"
 #include "models/config.hpp"
-#include "models/llama_plan.hpp"
+#include "models/model_plan.hpp"
 
 namespace portolan {
 namespace {
@@ -55,11 +55,11 @@ void print_opening(const CompareSettings& settings, const Machine& machine, Prog
 /// Warns of jobs that this machine's memory is too small for: Linux would end them without a word.
 void warn_of_memory(const CompareSettings& settings, const Machine& machine, Progress& progress) {
   if (settings.device == "cuda") return;
-  const LlamaConfig config = preset_config(settings.preset).with_layers(settings.layers);
+  const ModelConfig config = preset_config(settings.preset).with_layers(settings.layers);
   double most = 0.0;
   std::string which;
   for (const CompareJob& job : plan_jobs(settings)) {
-    const LlamaPlan plan(config, ParallelLayout::of(parallel_mode_from_name(job.mode), job.ranks));
+    const ModelPlan plan(config, ParallelLayout::of(parallel_mode_from_name(job.mode), job.ranks));
     const DType dtype = dtype_from_name(job.dtype);
     double bytes = 0.0;
     for (int rank = 0; rank < job.ranks; ++rank) {

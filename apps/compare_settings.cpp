@@ -35,7 +35,7 @@ void check_ranks(const CompareSettings& settings, int usable_cores) {
   require(most > 1 || !published, "--ranks 1: the published experiment needs at least 2 ranks");
   require(most > 1, "--ranks 1: the modes {} need at least 2 ranks (one rank is --modes none)",
           fmt::join(parallel, ", "));
-  const std::int64_t heads = preset_config(settings.preset).attention_heads;
+  const std::int64_t heads = preset_config(settings.preset).common().attention_heads;
   require(most <= heads, "--ranks {}: {} has {} query heads, and a rank needs at least one", most,
           settings.preset, heads);
   require(
@@ -54,7 +54,7 @@ CompareSettings resolve_settings(const CompareOptions& options, int usable_cores
   settings.quick = quick;
 
   std::vector<std::string> presets;
-  for (const std::string_view name : preset_names()) presets.emplace_back(name);
+  for (const std::string& name : preset_names()) presets.push_back(name);
   settings.preset = options.preset.value_or("llama-7b");
   require_one_of("--preset", settings.preset, presets);
   settings.layers =

@@ -16,7 +16,7 @@ std::uint64_t draw(RandomKey key, std::uint64_t index, std::int64_t bound) {
 
 /// Slowest rank's wall time of `work`, all ranks starting together.
 template <typename Work>
-double timed(const Llama& model, Work&& work) {
+double timed(const Model& model, Work&& work) {
   Communicator& world = model.context().world();
   Backend& backend = backend_of(model.device());
   backend.synchronize();
@@ -55,12 +55,12 @@ std::vector<std::int64_t> sampled_rows(std::uint64_t seed, std::int64_t batch, s
   return rows;
 }
 
-ForwardMeasurement::ForwardMeasurement(const Llama& model, std::int64_t batch, std::int64_t length,
+ForwardMeasurement::ForwardMeasurement(const Model& model, std::int64_t batch, std::int64_t length,
                                        std::uint64_t seed)
     : model_(model),
       batch_(batch),
       length_(length),
-      ids_(random_token_ids(seed, batch, length, model.plan().config().vocab_size)) {}
+      ids_(random_token_ids(seed, batch, length, model.plan().dimensions().vocab_size)) {}
 
 double ForwardMeasurement::forward() {
   logits_ = Tensor();  // its memory is the next result's

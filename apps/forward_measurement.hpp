@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "models/llama.hpp"
+#include "models/model.hpp"
 
 /// Timing of one model's forward pass and of its matrix products alone, on all ranks at once.
 namespace portolan {
@@ -23,7 +23,7 @@ namespace portolan {
 class ForwardMeasurement {
  public:
   /// `model` must outlive the measurement.
-  ForwardMeasurement(const Llama& model, std::int64_t batch, std::int64_t length,
+  ForwardMeasurement(const Model& model, std::int64_t batch, std::int64_t length,
                      std::uint64_t seed);
 
   /// Wall seconds of one forward between two barriers, the slowest rank's. Logits stay sharded.
@@ -38,7 +38,7 @@ class ForwardMeasurement {
   double floor();
 
  private:
-  const Llama& model_;
+  const Model& model_;
   std::int64_t batch_;
   std::int64_t length_;
   std::vector<std::int32_t> ids_;

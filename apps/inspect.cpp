@@ -60,16 +60,10 @@ bool asks_for_memory(const InspectOptions& options) {
 MeshMemory memory_of(const InspectReport& report, const InspectOptions& options) {
   require(report.config.has_value(),
           "{} holds no model, so what ranks would hold of it cannot be told", options.path);
-  if (!std::holds_alternative<LlamaConfig>(report.config->parameters)) {
-    throw UnsupportedError(
-        fmt::format("{}: what ranks would hold is known for llama and mistral, found a model of "
-                    "architecture {}",
-                    options.path, name_of(report.config->architecture)));
-  }
   const ParallelLayout layout = choose_layout(options.common, ranks_of_mesh(options));
   const DType dtype =
       options.common.dtype.value_or(report.config->common().dtype.value_or(DType::f32));
-  return memory_of_mesh(LlamaPlan(report.config->llama(), layout), dtype, forward_of(options));
+  return memory_of_mesh(ModelPlan(*report.config, layout), dtype, forward_of(options));
 }
 
 void run_inspect(const InspectOptions& options) {

@@ -10,7 +10,7 @@
 #include "core/error.hpp"
 #include "core/ops.hpp"
 #include "core/safetensors_writer.hpp"
-#include "models/llama.hpp"
+#include "models/registry.hpp"
 
 namespace portolan {
 namespace {
@@ -31,7 +31,7 @@ void check_ids(const TokenBatch& batch, std::int64_t vocabulary) {
 
 /// This rank's part of a residual state [1, tokens, hidden], as the whole [length, hidden] in host
 /// memory on every rank.
-Tensor gather_state(const Llama& model, const Tensor& state, std::int64_t length) {
+Tensor gather_state(const Model& model, const Tensor& state, std::int64_t length) {
   const ParallelContext& context = model.context();
   const SequenceSharding sharding(length, context.mesh().shape().context);
   const MeshCoordinates& at = context.mesh().coordinates();
@@ -61,7 +61,7 @@ Tensor gather_state(const Llama& model, const Tensor& state, std::int64_t length
 
 class LogitsRun {
  public:
-  LogitsRun(const LogitsRequest& request, const TokenBatch& batch, const Llama& model, bool writes)
+  LogitsRun(const LogitsRequest& request, const TokenBatch& batch, const Model& model, bool writes)
       : request_(request), batch_(batch), model_(model) {
     if (writes) open();
   }
@@ -79,7 +79,7 @@ class LogitsRun {
   }
 
  private:
-  [[nodiscard]] std::int64_t vocabulary() const { return model_.plan().config().vocab_size; }
+  [[nodiscard]] std::int64_t vocabulary() const { return model_.plan().dimensions().vocab_size; }
 
   void open() {
     const auto rows = static_cast<std::int64_t>(batch_.rows.size());
@@ -89,10 +89,10 @@ class LogitsRun {
       const auto length = static_cast<std::int64_t>(batch_.rows.front().ids.size());
       const auto add = [&](const std::string& name) {
         tensors.push_back(
-            {"hidden." + name, DType::f32, {length, model_.plan().config().hidden_size}});
+            {"hidden." + name, DType::f32, {length, model_.plan().dimensions().hidden_size}});
       };
       add("embed");
-      for (std::int64_t i = 0; i < model_.plan().config().layers; ++i) {
+      for (std::int64_t i = 0; i < model_.plan().dimensions().layers; ++i) {
         add(fmt::format("layer.{}", i));
       }
       add("final");
@@ -153,7 +153,7 @@ class LogitsRun {
 
   const LogitsRequest& request_;
   const TokenBatch& batch_;
-  const Llama& model_;
+  const Model& model_;
   Device host_{has_backend({DeviceKind::cpu, 0}) ? DeviceKind::cpu : DeviceKind::serial, 0};
   std::optional<SafetensorsWriter> writer_;
 };
@@ -163,7 +163,7 @@ class LogitsRun {
 void run_logits(const LogitsRequest& request) {
   // Everything that a file or an option can get wrong is found before ranks start to work together.
   const Checkpoint checkpoint(request.model);
-  const LlamaConfig& config = checkpoint.config().llama();
+  const CommonConfig& config = checkpoint.config().common();
   require(request.ids.has_value() != request.input.has_value(),
           "logits needs either --ids or --input");
   const TokenBatch batch =
@@ -173,11 +173,15 @@ void run_logits(const LogitsRequest& request) {
 
   const auto work = [&](Runtime& runtime) {
     const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
-    const LlamaPlan plan(config, layout);
     const ParallelContext context(runtime.world(), layout);
     const std::unique_ptr<WeightSource> weights = make_checkpoint_weights(checkpoint);
-    const Llama model(plan, context, *weights, dtype, runtime.device(), batch.length);
-    LogitsRun(request, batch, model, runtime.world().rank() == 0).run();
+    const std::unique_ptr<Model> model = make_model({.plan = ModelPlan(checkpoint.config(), layout),
+                                                     .context = context,
+                                                     .weights = *weights,
+                                                     .dtype = dtype,
+                                                     .device = runtime.device(),
+                                                     .maximum_length = batch.length});
+    LogitsRun(request, batch, *model, runtime.world().rank() == 0).run();
     runtime.world().barrier();
   };
   run_collectively({.device = request.common.device,

@@ -10,7 +10,7 @@ double gigabytes(std::int64_t bytes) { return static_cast<double>(bytes) / 1e9; 
 
 }  // namespace
 
-MeshMemory memory_of_mesh(const LlamaPlan& plan, DType dtype,
+MeshMemory memory_of_mesh(const ModelPlan& plan, DType dtype,
                           const std::optional<ForwardSize>& forward) {
   MeshMemory memory{plan.layout(), dtype, {}, forward, {}};
   for (int rank = 0; rank < plan.layout().mesh.ranks(); ++rank) {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "models/llama_plan.hpp"
+#include "models/model_plan.hpp"
 
 namespace portolan {
 
@@ -22,12 +22,12 @@ struct MeshMemory {
   ParallelLayout layout;
   DType dtype = DType::f32;
   std::vector<std::int64_t> weight_bytes;  ///< by rank
-  /// With the forward pass: what LlamaPlan::activation_bytes counts, by rank.
+  /// With the forward pass: what ModelPlan::activation_bytes counts, by rank.
   std::optional<ForwardSize> forward;
   std::vector<std::int64_t> activation_bytes;
 };
 
-[[nodiscard]] MeshMemory memory_of_mesh(const LlamaPlan& plan, DType dtype,
+[[nodiscard]] MeshMemory memory_of_mesh(const ModelPlan& plan, DType dtype,
                                         const std::optional<ForwardSize>& forward);
 
 /// {"mesh", "sequence_parallel", "ranks", "dtype", "weight_bytes_per_rank"} and, with a forward

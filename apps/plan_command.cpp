@@ -12,7 +12,7 @@
 #include "apps/options.hpp"
 #include "core/error.hpp"
 #include "models/checkpoint.hpp"
-#include "models/llama_plan.hpp"
+#include "models/model_plan.hpp"
 
 namespace portolan {
 namespace {
@@ -29,13 +29,12 @@ struct PlanRequest {
   std::int64_t sequence_length = 1024;
 };
 
-LlamaConfig choose_config(const PlanRequest& request) {
+ModelConfig choose_config(const PlanRequest& request) {
   require(request.model.has_value() != request.preset.has_value(),
           "plan needs either --model or --preset");
-  const LlamaConfig config =
-      request.preset
-          ? preset_config(*request.preset)
-          : read_model_config(std::filesystem::path(*request.model) / "config.json").llama();
+  const ModelConfig config =
+      request.preset ? preset_config(*request.preset)
+                     : read_model_config(std::filesystem::path(*request.model) / "config.json");
   return request.layers ? config.with_layers(*request.layers) : config;
 }
 
@@ -65,18 +64,19 @@ std::string shown_name(const std::string& name, std::int64_t layers) {
   return fmt::format("model.layers.0-{}.{}", layers - 1, name.substr(first.size()));
 }
 
-void print_text(const LlamaPlan& plan, const PlanRequest& request, DType dtype) {
+void print_text(const ModelPlan& plan, const PlanRequest& request, DType dtype) {
   const int ranks = plan.layout().mesh.ranks();
-  fmt::print("{} layers over {} ranks ({}{}), {}\n\n", plan.config().layers, ranks,
+  fmt::print("{} layers over {} ranks ({}{}), {}\n\n", plan.dimensions().layers, ranks,
              plan.layout().mesh.to_string(),
              plan.layout().sequence_parallel ? ", sequence parallel" : "", name_of(dtype));
   fmt::print("{:<52} {:<11} {:<16} {:<16} {}\n", "parameter", "style", "along", "whole",
              "per rank");
   for (const PlannedParameter& parameter : plan.parameters().parameters()) {
     if (!is_shown(parameter.name)) continue;
-    fmt::print("{:<52} {:<11} {:<16} {:<16} {}\n", shown_name(parameter.name, plan.config().layers),
-               name_of(parameter.style), parameter.axis.empty() ? "-" : parameter.axis,
-               parameter.shape.to_string(), shard_text(parameter));
+    fmt::print("{:<52} {:<11} {:<16} {:<16} {}\n",
+               shown_name(parameter.name, plan.dimensions().layers), name_of(parameter.style),
+               parameter.axis.empty() ? "-" : parameter.axis, parameter.shape.to_string(),
+               shard_text(parameter));
   }
   fmt::print("\none forward of {} x {} tokens, all ranks together:\n", request.batch,
              request.sequence_length);
@@ -106,7 +106,7 @@ void print_text(const LlamaPlan& plan, const PlanRequest& request, DType dtype) 
   }
 }
 
-ordered_json to_json(const LlamaPlan& plan, const PlanRequest& request, DType dtype) {
+ordered_json to_json(const ModelPlan& plan, const PlanRequest& request, DType dtype) {
   ordered_json parameters = ordered_json::array();
   for (const PlannedParameter& parameter : plan.parameters().parameters()) {
     ordered_json ranges = ordered_json::array();
@@ -147,13 +147,13 @@ ordered_json to_json(const LlamaPlan& plan, const PlanRequest& request, DType dt
 }
 
 void run_plan(const PlanRequest& request) {
-  const LlamaConfig config = choose_config(request);
+  const ModelConfig config = choose_config(request);
   require(!request.common.parallel, "plan starts no ranks: give the mesh by --tp and --cp");
   require(request.sequence_length > 0 && request.batch > 0,
           "--seq-len and --batch must be at least 1");
   const ParallelLayout layout = choose_layout(request.common, mesh_ranks(request.common));
-  const DType dtype = request.common.dtype.value_or(config.dtype.value_or(DType::f32));
-  const LlamaPlan plan(
+  const DType dtype = request.common.dtype.value_or(config.common().dtype.value_or(DType::f32));
+  const ModelPlan plan(
       config, layout,
       request.plan_file ? read_plan_rules(*request.plan_file) : default_tensor_parallel_rules());
   if (request.common.json) {

@@ -8,7 +8,7 @@
 #include "apps/forward_measurement.hpp"
 #include "core/backend.hpp"
 #include "core/timer.hpp"
-#include "models/llama.hpp"
+#include "models/registry.hpp"
 #include "parallel/gather_values.hpp"
 
 namespace portolan {
@@ -23,16 +23,21 @@ class Sweep {
                                    ranks.size())),
         context_(ranks, layout_),
         weights_(make_random_weights(settings.seed)),
-        model_(LlamaPlan(settings.config, layout_), context_, *weights_, settings.dtype, device,
-               numeric_prompt_tokens(settings.prompt_numbers.back()) + settings.tokens) {}
+        model_(make_model({.plan = ModelPlan(settings.config, layout_),
+                           .context = context_,
+                           .weights = *weights_,
+                           .dtype = settings.dtype,
+                           .device = device,
+                           .maximum_length = numeric_prompt_tokens(settings.prompt_numbers.back()) +
+                                             settings.tokens})) {}
 
   RingBenchmarkRow run(std::int64_t prompt_number) {
     RingBenchmarkRow row;
     row.prompt_number = prompt_number;
     row.prompt_tokens = numeric_prompt_tokens(prompt_number);
-    std::vector<std::int32_t> ids =
-        random_token_ids(settings_.seed, 1, row.prompt_tokens, settings_.config.vocab_size);
-    CachingAllocator& allocator = backend_of(model_.device()).allocator();
+    std::vector<std::int32_t> ids = random_token_ids(settings_.seed, 1, row.prompt_tokens,
+                                                     settings_.config.common().vocab_size);
+    CachingAllocator& allocator = backend_of(model_->device()).allocator();
     allocator.release_cached();       // each prompt starts from the weights alone
     static_cast<void>(next_id(ids));  // warms up
     allocator.reset_peaks();
@@ -69,7 +74,7 @@ class Sweep {
   [[nodiscard]] std::int32_t next_id(const std::vector<std::int32_t>& ids) const {
     const auto length = static_cast<std::int64_t>(ids.size());
     const std::int64_t last = length - 1;
-    const Tensor logits = model_.gather_logits(model_.forward(ids, 1), {&last, 1}, length);
+    const Tensor logits = model_->gather_logits(model_->forward(ids, 1), {&last, 1}, length);
     const float* values = logits.data<float>();
     return static_cast<std::int32_t>(std::max_element(values, values + logits.elements()) - values);
   }
@@ -78,7 +83,7 @@ class Sweep {
   ParallelLayout layout_;
   ParallelContext context_;
   std::unique_ptr<WeightSource> weights_;
-  Llama model_;
+  std::unique_ptr<Model> model_;
 };
 
 }  // namespace

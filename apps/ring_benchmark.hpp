@@ -18,7 +18,7 @@ namespace portolan {
 [[nodiscard]] std::int64_t numeric_prompt_tokens(std::int64_t numbers);
 
 struct RingBenchmarkSettings {
-  LlamaConfig config;
+  ModelConfig config;
   std::vector<std::int64_t> prompt_numbers;  ///< ascending; N of each prompt
   int tokens = 3;                            ///< generated, and timed, per prompt
   DType dtype = DType::f32;

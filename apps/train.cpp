@@ -15,6 +15,7 @@
 #include "core/mapped_file.hpp"
 #include "core/safetensors_writer.hpp"
 #include "core/timer.hpp"
+#include "models/registry.hpp"
 #include "training/trainer.hpp"
 
 namespace portolan {
@@ -48,7 +49,7 @@ class TrainRun {
             "train needs either --data or --batch");
     if (request.model) {
       checkpoint_.emplace(*request.model);
-      config_ = checkpoint_->config().llama();
+      config_ = checkpoint_->config();
     } else {
       config_ = preset_config(*request.preset);
       if (request.layers) config_ = config_.with_layers(*request.layers);
@@ -61,13 +62,15 @@ class TrainRun {
           "whose tokens are bytes",
           *request.model);
       data_ = read_training_text(*request.data, request.batch_size, request.sequence_length,
-                                 config_.vocab_size);
+                                 config_.common().vocab_size);
     } else {
-      data_ = read_training_batch(*request.batch, config_.vocab_size);
+      data_ = read_training_batch(*request.batch, config_.common().vocab_size);
     }
-    require(data_->sequence_length() <= config_.max_position_embeddings,
+    const std::int64_t longest =
+        outline_of(config_).longest_sequence.value_or(config_.common().max_position_embeddings);
+    require(data_->sequence_length() <= longest,
             "sequences of {} tokens exceed the model's {} positions", data_->sequence_length(),
-            config_.max_position_embeddings);
+            longest);
   }
 
   void run(Runtime& runtime) const {
@@ -79,13 +82,18 @@ class TrainRun {
                                                       ? make_checkpoint_weights(*checkpoint_)
                                                       : make_random_weights(request_.common.seed);
     const DType dtype = request_.common.dtype.value_or(
-        checkpoint_ ? config_.dtype.value_or(DType::f32) : DType::f32);
-    const Llama model(LlamaPlan(config_, layout), context, *weights, dtype, runtime.device(),
-                      data_->sequence_length(), ParameterUse::training);
-    Trainer trainer(model, make_optimizer(model), trainer_options());
+        checkpoint_ ? config_.common().dtype.value_or(DType::f32) : DType::f32);
+    const std::unique_ptr<Model> model = make_model({.plan = ModelPlan(config_, layout),
+                                                     .context = context,
+                                                     .weights = *weights,
+                                                     .dtype = dtype,
+                                                     .device = runtime.device(),
+                                                     .maximum_length = data_->sequence_length(),
+                                                     .use = ParameterUse::training});
+    Trainer trainer(*model, make_optimizer(*model), trainer_options());
     Progress progress(request_.common.quiet || !speaks);
     for (std::int64_t step = 0; step < request_.steps; ++step) {
-      run_step(trainer, model, context, step, speaks, progress);
+      run_step(trainer, *model, context, step, speaks, progress);
     }
     progress.clear();
     if (request_.out) save_model(trainer.gradients(), speaks);
@@ -118,7 +126,7 @@ class TrainRun {
            std::filesystem::exists(folder / "tokenizer.model");
   }
 
-  [[nodiscard]] std::unique_ptr<Optimizer> make_optimizer(const Llama& model) const {
+  [[nodiscard]] std::unique_ptr<Optimizer> make_optimizer(const Model& model) const {
     const std::vector<ParameterGroup> groups =
         decay_groups(model.parameters(), request_.weight_decay, request_.decay_all);
     if (request_.optimizer == "sgd") return make_sgd(groups, request_.momentum);
@@ -138,7 +146,7 @@ class TrainRun {
             .seed = request_.common.seed};
   }
 
-  void run_step(Trainer& trainer, const Llama& model, ParallelContext& context, std::int64_t step,
+  void run_step(Trainer& trainer, const Model& model, ParallelContext& context, std::int64_t step,
                 bool speaks, Progress& progress) const {
     CachingAllocator& allocator = backend_of(model.device()).allocator();
     allocator.reset_peaks();
@@ -187,8 +195,8 @@ class TrainRun {
   void save_gradients(const ShardedGradients& gradients, bool speaks) const {
     std::optional<SafetensorsWriter> writer;
     if (speaks) writer.emplace(*request_.save_gradients, described_tensors());
-    gradients.visit_gradients([&](const PlannedParameter& parameter, const Tensor& whole) {
-      if (writer) writer->append(parameter.name, {whole.raw(), whole.bytes()});
+    gradients.visit_gradients([&](const std::string& name, const Tensor& whole) {
+      if (writer) writer->append(name, {whole.raw(), whole.bytes()});
     });
     if (writer) writer->finish();
   }
@@ -200,13 +208,13 @@ class TrainRun {
       writer.emplace(folder / "model.safetensors", described_tensors(),
                      std::map<std::string, std::string>{{"format", "pt"}});
     }
-    shards.visit_parameters([&](const PlannedParameter& parameter, const Tensor& whole) {
-      if (writer) writer->append(parameter.name, {whole.raw(), whole.bytes()});
+    shards.visit_parameters([&](const std::string& name, const Tensor& whole) {
+      if (writer) writer->append(name, {whole.raw(), whole.bytes()});
     });
     if (!writer) return;
     writer->finish();
-    LlamaConfig saved = config_;
-    saved.dtype_name = "float32";
+    ModelConfig saved = config_;
+    saved.common().dtype_name = "float32";
     write_file(folder / "config.json", config_text(saved));
     if (!request_.model || std::filesystem::equivalent(*request_.model, folder)) return;
     for (const char* name : kCompanions) {
@@ -220,7 +228,7 @@ class TrainRun {
 
   const TrainRequest& request_;
   std::optional<Checkpoint> checkpoint_;
-  LlamaConfig config_;
+  ModelConfig config_;
   std::unique_ptr<TrainingData> data_;
 };
 

@@ -47,7 +47,7 @@ class Bytes final : public TrainingData {
       done += count;
       at = (at + count) % size();
     }
-    TrainingBatch batch{{bytes.begin(), bytes.end()}, {}, batch_size_};
+    TrainingBatch batch{{bytes.begin(), bytes.end()}, {}, batch_size_, {}};
     batch.labels = batch.ids;
     return batch;
   }
@@ -81,6 +81,7 @@ std::unique_ptr<TrainingData> read_training_batch(const std::string& path,
   batch.labels.assign(labels.size(), kIgnoredLabel);
   for (std::int64_t row = 0; row < rows; ++row) {
     const TokenBatch::Row& source = tokens.rows[static_cast<std::size_t>(row)];
+    batch.real_tokens.push_back({0, std::ssize(source.ids)});
     for (std::int64_t i = 0; i < std::ssize(source.ids); ++i) {
       const std::int32_t id = source.ids[static_cast<std::size_t>(i)];
       const std::int64_t label =

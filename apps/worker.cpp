@@ -17,6 +17,7 @@
 #include "core/process_memory.hpp"
 #include "core/safetensors_writer.hpp"
 #include "core/timer.hpp"
+#include "models/registry.hpp"
 #include "parallel/gather_values.hpp"
 
 namespace portolan {
@@ -67,7 +68,7 @@ class Worker {
  private:
   struct LoadedModel {
     std::unique_ptr<ParallelContext> context;
-    std::unique_ptr<Llama> model;
+    std::unique_ptr<Model> model;
   };
   struct Sample {
     std::string suffix;
@@ -107,13 +108,16 @@ class Worker {
     resident_before_ = gather_bytes(process_memory().resident);
     const Stopwatch stopwatch;
     const ParallelLayout layout = ParallelLayout::of(mode, world_.size());
-    const LlamaPlan plan(specification_.config, layout);
     const std::int64_t longest = *std::ranges::max_element(specification_.sequence_lengths);
     LoadedModel& loaded = contexts_.emplace_back();
     loaded.context = std::make_unique<ParallelContext>(world_, layout);
     const std::unique_ptr<WeightSource> weights = make_random_weights(specification_.seed);
-    loaded.model = std::make_unique<Llama>(plan, *loaded.context, *weights, specification_.dtype,
-                                           runtime_.device(), longest);
+    loaded.model = make_model({.plan = ModelPlan(specification_.config, layout),
+                               .context = *loaded.context,
+                               .weights = *weights,
+                               .dtype = specification_.dtype,
+                               .device = runtime_.device(),
+                               .maximum_length = longest});
     world_.barrier();
     weights_ = gather_bytes(loaded.model->weight_bytes());
     resident_loaded_ = gather_bytes(process_memory().resident_peak);
@@ -132,7 +136,7 @@ class Worker {
     }
   }
 
-  [[nodiscard]] ordered_json measure(const Llama& model, ParallelContext& context,
+  [[nodiscard]] ordered_json measure(const Model& model, ParallelContext& context,
                                      ParallelMode mode, std::int64_t length) {
     // Each length starts from the weights alone, or the blocks of the one before would count.
     backend_.allocator().release_cached();
@@ -172,7 +176,7 @@ class Worker {
                         {"dtype", name_of(specification_.dtype)},
                         {"seq_len", length},
                         {"batch", specification_.batch},
-                        {"layers", specification_.config.layers},
+                        {"layers", specification_.config.common().layers},
                         {"ranks", world_.size()},
                         {"threads_per_rank", runtime_.threads()},
                         {"protocol", published ? "published" : "fair"},
@@ -192,7 +196,7 @@ class Worker {
     print({{"event", "floor"}, {"seq_len", length}, {"seconds", floors.back()}});
   }
 
-  [[nodiscard]] ordered_json read_memory(const Llama& model, std::int64_t length) const {
+  [[nodiscard]] ordered_json read_memory(const Model& model, std::int64_t length) const {
     // Partial sums and ring blocks live in the communicators' windows.
     MemoryCounters counters = backend_.allocator().counters();
     counters += model.context().communication_memory();
@@ -213,7 +217,7 @@ class Worker {
   }
 
   /// Adds what was counted beside what the plan says, and refuses the row where they differ.
-  void describe_communication(const LlamaPlan& plan, std::int64_t length,
+  void describe_communication(const ModelPlan& plan, std::int64_t length,
                               const CommunicationCounters& counters, double seconds,
                               ordered_json& row) const {
     const ExpectedCommunication expected =
@@ -265,7 +269,7 @@ class Worker {
     }
   }
 
-  void keep_sample(const Llama& model, ForwardMeasurement& measurement, ParallelMode mode,
+  void keep_sample(const Model& model, ForwardMeasurement& measurement, ParallelMode mode,
                    std::int64_t length) {
     const std::string suffix = specification_.published_protocol
                                    ? fmt::format("{}.{}", length, name_of(mode))

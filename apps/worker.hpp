@@ -15,7 +15,7 @@ namespace portolan {
 
 /// What the orchestrator asks of the ranks of one job, as a JSON file.
 struct WorkerSpecification {
-  LlamaConfig config;
+  ModelConfig config;
   std::string preset;
   ParallelMode mode = ParallelMode::none;
   DType dtype = DType::f32;

@@ -26,6 +26,7 @@
 #include "core/backend.hpp"
 #include "core/error.hpp"
 #include "core/process_memory.hpp"
+#include "models/registry.hpp"
 #include "parallel/gather_values.hpp"
 
 namespace portolan {
@@ -56,10 +57,15 @@ class Bench {
         runtime_(runtime),
         layout_(ParallelLayout::of(parallel_mode_from_name(options.mode), runtime.world().size())),
         context_(runtime.world(), layout_),
-        plan_(preset_config(options.preset).with_layers(options.layers), layout_),
         weights_(make_random_weights(0)),
-        model_(plan_, context_, *weights_, dtype_from_name(options.dtype), runtime.device(),
-               std::max(options.maximum_length, *std::ranges::max_element(options.lengths))) {}
+        model_(make_model(
+            {.plan = ModelPlan(preset_config(options.preset).with_layers(options.layers), layout_),
+             .context = context_,
+             .weights = *weights_,
+             .dtype = dtype_from_name(options.dtype),
+             .device = runtime.device(),
+             .maximum_length =
+                 std::max(options.maximum_length, *std::ranges::max_element(options.lengths))})) {}
 
   void compare_with_floor() {
     say(fmt::format("{} {} layers, {}, {}, {} ranks x {} threads, batch {}, {} samples each",
@@ -128,7 +134,7 @@ class Bench {
   ForwardMeasurement& at(std::int64_t length) {
     std::unique_ptr<ForwardMeasurement>& entry = measurements_[length];
     if (!entry) {
-      entry = std::make_unique<ForwardMeasurement>(model_, options_.batch, length, 0);
+      entry = std::make_unique<ForwardMeasurement>(*model_, options_.batch, length, 0);
     }
     return *entry;
   }
@@ -179,9 +185,8 @@ class Bench {
   Runtime& runtime_;
   ParallelLayout layout_;
   ParallelContext context_;
-  LlamaPlan plan_;
   std::unique_ptr<WeightSource> weights_;
-  Llama model_;
+  std::unique_ptr<Model> model_;
   std::map<std::int64_t, std::unique_ptr<ForwardMeasurement>> measurements_;
   long long sequence_ = 0;
 };

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/functional.hpp"
 
-#include "core/error.hpp"
 #include "core/ops.hpp"
 
 namespace portolan::functional {
@@ -9,64 +8,9 @@ namespace {
 
 Tensor like(const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), x.device()); }
 
-/// Where a norm's gradient of its weight goes: nowhere anybody looks for a frozen one.
-Tensor weight_gradient(Parameter& weight) {
-  if (weight.is_trainable()) return weight.gradient();
-  const Tensor unused = Tensor::empty(weight.value().shape(), DType::f32, weight.value().device());
-  ops::fill(unused, 0.0F);
-  return unused;
-}
-
-SavedTensor::Recipe normed_again(const Tensor& x, const ParameterPointer& weight, float epsilon) {
-  return [x, weight, epsilon] {
-    const Tensor normed = like(x);
-    ops::rms_norm(rows(x), weight->value(), epsilon, rows(normed));
-    return normed;
-  };
-}
-
 }  // namespace
 
 Tensor rows(const Tensor& x) { return x.view({x.dim(0) * x.dim(1), x.dim(2)}); }
-
-Variable rms_norm(const Variable& x, const ParameterPointer& weight, float epsilon,
-                  bool recompute) {
-  const Tensor normed = like(x.value());
-  ops::rms_norm(rows(x.value()), weight->value(), epsilon, rows(normed));
-  Tape* tape = x.tape();
-  if (tape == nullptr) return normed;
-  const Variable result = tape->record(normed, {weight}, [=](OutputGradients gradients) {
-    const Tensor grad_x = like(x.value());
-    ops::rms_norm_backward(rows(x.value()), weight->value(), epsilon, rows(gradients[0].value),
-                           rows(grad_x), weight_gradient(*weight));
-    tape->contribute(x.target(), grad_x);
-  });
-  return recompute ? result.recomputed_by(normed_again(x.value(), weight, epsilon)) : result;
-}
-
-NormedSum add_rms_norm(const Variable& x, const Variable& residual, const ParameterPointer& weight,
-                       float epsilon, bool recompute) {
-  Tape* tape = x.tape() != nullptr ? x.tape() : residual.tape();
-  const Tensor& sum = tape == nullptr ? residual.value() : x.value();
-  const Tensor& added = tape == nullptr ? x.value() : residual.value();
-  const Tensor normed = like(sum);
-  ops::add_rms_norm(rows(added), rows(sum), weight->value(), epsilon, rows(normed));
-  if (tape == nullptr) return {normed, sum};
-  std::vector<Variable> outputs = tape->record(
-      {normed, sum}, {weight},
-      [=, x = x.target(), residual = residual.target()](OutputGradients gradients) {
-        const bool summed = gradients[1].value.defined();
-        const Tensor gradient = summed ? gradients[1].exclusive() : like(sum);
-        if (gradients[0].value.defined()) {
-          ops::rms_norm_backward(rows(sum), weight->value(), epsilon, rows(gradients[0].value),
-                                 rows(gradient), weight_gradient(*weight), summed);
-        }
-        tape->contribute(x, gradient, true);
-        tape->contribute(residual, gradient, true);
-      });
-  if (recompute) outputs[0] = outputs[0].recomputed_by(normed_again(sum, weight, epsilon));
-  return {std::move(outputs[0]), std::move(outputs[1])};
-}
 
 Variable rotary_embedding(const Variable& x, std::int64_t heads, std::int64_t head_dim,
                           const Tensor& positions, const Tensor& cosines, const Tensor& sines) {
@@ -106,6 +50,51 @@ Variable swiglu(const Variable& gate_up, bool recompute) {
     tape->contribute(gate_up.target(), saved);
   });
   return recompute ? result.recomputed_by(compute) : result;
+}
+
+Variable add_bias(const Variable& x, const ParameterPointer& bias) {
+  ops::add_bias(rows(x.value()), bias->value());
+  Tape* tape = x.tape();
+  if (tape == nullptr) return x;
+  return tape->record(x.value(), {bias}, [=, x = x.target()](OutputGradients gradients) {
+    const auto& [gradient, shared] = gradients[0];
+    if (bias->is_trainable()) ops::add_bias_backward(rows(gradient), bias->gradient());
+    tape->contribute(x, gradient, shared);
+  });
+}
+
+Variable bias_gelu(const Variable& x, const ParameterPointer& bias, GeluKind kind, bool recompute) {
+  const Tensor& biased = x.value();
+  ops::add_bias(rows(biased), bias->value());
+  Tape* tape = x.tape();
+  const auto compute = [=](const Tensor& out) {
+    ops::gelu(rows(biased), rows(out), kind);
+    return out;
+  };
+  if (tape == nullptr) return compute(biased);
+  const Variable result =
+      tape->record(compute(like(biased)), {bias}, [=, x = x.target()](OutputGradients gradients) {
+        // Nobody needs the sum any more: its gradient takes its place.
+        ops::gelu_backward(rows(biased), rows(gradients[0].value), rows(biased), kind);
+        if (bias->is_trainable()) ops::add_bias_backward(rows(biased), bias->gradient());
+        tape->contribute(x, biased);
+      });
+  return recompute ? result.recomputed_by([=] { return compute(like(biased)); }) : result;
+}
+
+Variable add_embedding(const Variable& x, const ParameterPointer& table, const Tensor& ids) {
+  const Tensor added = like(x.value());
+  ops::embedding(ids, table->value(), 0, rows(added));
+  ops::add(added, x.value());
+  Tape* tape = x.tape();
+  if (tape == nullptr) return x;
+  return tape->record(x.value(), {table}, [=, x = x.target()](OutputGradients gradients) {
+    const auto& [gradient, shared] = gradients[0];
+    if (table->is_trainable()) {
+      ops::embedding_backward(ids, rows(gradient), 0, table->gradient());
+    }
+    tape->contribute(x, gradient, shared);
+  });
 }
 
 Variable linear(const Variable& x, const ParameterPointer& weight, const Tensor& out) {

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "core/gelu_kind.hpp"
 #include "core/parameter.hpp"
 #include "core/tape.hpp"
 
@@ -15,18 +16,33 @@ namespace portolan::functional {
 /// [B, S, features] as rows [B * S, features].
 [[nodiscard]] Tensor rows(const Tensor& x);
 
-[[nodiscard]] Variable rms_norm(const Variable& x, const ParameterPointer& weight, float epsilon,
-                                bool recompute = false);
+/// What a norm over the features is made by.
+struct Norm {
+  ParameterPointer weight;
+  ParameterPointer bias;  ///< null: an RMS norm; else a layer norm
+  float epsilon = 0.0F;
+};
 
-/// sum = residual + x and its norm. Without a tape the sum is in residual's memory; with one it is
-/// in x's, since the residual of before is still needed.
+[[nodiscard]] Variable normed(const Variable& x, const Norm& norm, bool recompute = false);
+
+/// sum = residual + x + x_bias and its norm; `x_bias` may be null. Without a tape the sum is in
+/// residual's memory; with one it is in x's, since the residual of before is still needed.
 struct NormedSum {
   Variable normed;
   Variable sum;
 };
-[[nodiscard]] NormedSum add_rms_norm(const Variable& x, const Variable& residual,
-                                     const ParameterPointer& weight, float epsilon,
-                                     bool recompute = false);
+[[nodiscard]] NormedSum add_normed(const Variable& x, const ParameterPointer& x_bias,
+                                   const Variable& residual, const Norm& norm,
+                                   bool recompute = false);
+
+/// x + bias, in x's memory.
+[[nodiscard]] Variable add_bias(const Variable& x, const ParameterPointer& bias);
+/// gelu(x + bias). Without a tape in x's memory; with one, that holds x + bias.
+[[nodiscard]] Variable bias_gelu(const Variable& x, const ParameterPointer& bias, GeluKind kind,
+                                 bool recompute = false);
+/// x [B, S, features] + rows `ids` [B * S] i32 of the table, in x's memory.
+[[nodiscard]] Variable add_embedding(const Variable& x, const ParameterPointer& table,
+                                     const Tensor& ids);
 
 /// Rotates the first `heads` heads of x [B, S, any * head_dim] in its memory.
 [[nodiscard]] Variable rotary_embedding(const Variable& x, std::int64_t heads,

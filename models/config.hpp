@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -14,11 +16,6 @@
 
 /// Model configurations: what a Hugging Face config.json says, checked, and the presets.
 namespace portolan {
-
-enum class Architecture { llama, mistral, gpt_bigcode, roberta };
-
-/// "llama", "mistral", "gpt_bigcode", "roberta": the model_type of config.json.
-[[nodiscard]] std::string_view name_of(Architecture architecture);
 
 /// Plain rotary frequencies theta^(-2i / head_dim).
 struct NoRopeScaling {
@@ -50,6 +47,8 @@ struct CommonConfig {
   std::int64_t intermediate_size = 0;
   std::int64_t layers = 0;
   std::int64_t attention_heads = 0;
+  /// Key/value heads; divides attention_heads.
+  std::int64_t kv_heads = 0;
   /// Width of one head.
   std::int64_t head_dim = 0;
   std::int64_t vocab_size = 0;
@@ -68,8 +67,6 @@ struct CommonConfig {
 
 /// LLaMA 1 to 3 and Mistral: RMSNorm, rotary embedding, grouped-query attention, SwiGLU, no biases.
 struct LlamaConfig : CommonConfig {
-  /// Divides attention_heads.
-  std::int64_t kv_heads = 0;
   double rms_norm_epsilon = 1e-6;
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;
@@ -77,41 +74,73 @@ struct LlamaConfig : CommonConfig {
   std::optional<std::int64_t> sliding_window;
 
   bool operator==(const LlamaConfig&) const = default;
-
-  /// The same model with another number of layers; UsageError unless that is from 1 to
-  /// kMaximumLayers.
-  [[nodiscard]] LlamaConfig with_layers(std::int64_t count) const;
 };
 
+/// StarCoder's family: LayerNorm, learned positions, multi-query attention, GELU, biases.
 struct GptBigCodeConfig : CommonConfig {
-  /// 1 with multi-query attention, else attention_heads.
-  std::int64_t kv_heads = 1;
   double layer_norm_epsilon = 1e-5;
   GeluKind activation = GeluKind::tanh;
 
   bool operator==(const GptBigCodeConfig&) const = default;
 };
 
+/// RoBERTa and BERT with a masked-language-model head: encoders with LayerNorm behind each block.
 struct RobertaConfig : CommonConfig {
   std::int64_t type_vocab_size = 1;
-  /// Positions start at pad_token_id + 1.
   std::int64_t pad_token_id = 1;
   double layer_norm_epsilon = 1e-12;
   GeluKind activation = GeluKind::erf;
+  /// BERT's names of parameters, and positions from 0; RoBERTa's start at pad_token_id + 1.
+  bool is_bert = false;
 
   bool operator==(const RobertaConfig&) const = default;
 };
 
+/// An architecture that a program has registered (models/registry.hpp): its own fields as they are
+/// in config.json.
+struct ExternalConfig : CommonConfig {
+  nlohmann::json fields;
+
+  bool operator==(const ExternalConfig&) const = default;
+};
+
 /// A config of any architecture.
 struct ModelConfig {
-  Architecture architecture = Architecture::llama;
-  std::variant<LlamaConfig, GptBigCodeConfig, RobertaConfig> parameters;
+  /// The model_type of config.json, under which the registry knows the architecture.
+  std::string architecture = "llama";
+  std::variant<LlamaConfig, GptBigCodeConfig, RobertaConfig, ExternalConfig> parameters;
+
+  ModelConfig() = default;
+  template <typename Parameters>
+  ModelConfig(std::string name, Parameters each)
+      : architecture(std::move(name)), parameters(std::move(each)) {}
+  // NOLINTBEGIN(google-explicit-constructor): each of these says which architecture it is.
+  ModelConfig(LlamaConfig each)
+      : ModelConfig(each.sliding_window ? "mistral" : "llama", std::move(each)) {}
+  ModelConfig(GptBigCodeConfig each) : ModelConfig("gpt_bigcode", std::move(each)) {}
+  ModelConfig(RobertaConfig each)
+      : ModelConfig(each.is_bert ? "bert" : "roberta", std::move(each)) {}
+  // NOLINTEND(google-explicit-constructor)
 
   [[nodiscard]] const CommonConfig& common() const;
-  /// LLaMA's or Mistral's config; UnsupportedError for other architectures.
-  [[nodiscard]] const LlamaConfig& llama() const;
+  [[nodiscard]] CommonConfig& common();
+  /// The parameters as those of one family; UnsupportedError for others.
+  template <typename Parameters>
+  [[nodiscard]] const Parameters& as() const {
+    const auto* found = std::get_if<Parameters>(&parameters);
+    if (found == nullptr) refuse_family();
+    return *found;
+  }
+  /// LLaMA's or Mistral's config.
+  [[nodiscard]] const LlamaConfig& llama() const { return as<LlamaConfig>(); }
+  /// The same model with another number of layers; UsageError unless that is from 1 to
+  /// kMaximumLayers.
+  [[nodiscard]] ModelConfig with_layers(std::int64_t count) const;
 
   bool operator==(const ModelConfig&) const = default;
+
+ private:
+  [[noreturn]] void refuse_family() const;
 };
 
 /// Bounds of what a config may ask for, far beyond any published model: every size and byte count
@@ -124,10 +153,10 @@ constexpr std::int64_t kMaximumHeadDim = 256;
 constexpr std::int64_t kMaximumVocabSize = std::int64_t{1} << 27;
 constexpr std::int64_t kMaximumPositions = std::int64_t{1} << 30;
 
-/// Reads a config.json, in the style of published repositories (rope_theta, rope_scaling,
-/// torch_dtype) or of transformers 5 (rope_parameters, dtype). Unknown fields are ignored; sizes
-/// without which the model is not defined must be there. Throws InputError "PATH: field 'x':
-/// expected ..., found ...".
+/// Reads a config.json of a registered architecture, in the style of published repositories
+/// (rope_theta, rope_scaling, torch_dtype) or of transformers 5 (rope_parameters, dtype). Unknown
+/// fields are ignored; sizes without which the model is not defined must be there. Throws
+/// InputError "PATH: field 'x': expected ..., found ...".
 [[nodiscard]] ModelConfig read_model_config(const std::filesystem::path& path);
 
 /// The same from text; `source` starts the messages.
@@ -135,29 +164,31 @@ constexpr std::int64_t kMaximumPositions = std::int64_t{1} << 30;
 
 /// The text of a config.json that says the same, in the style of published repositories. The
 /// element type is written as dtype_name.
-[[nodiscard]] std::string config_text(const LlamaConfig& config);
+[[nodiscard]] std::string config_text(const ModelConfig& config);
 
-/// A built-in config: llama-7b, llama-13b, llama-70b (also 7b, 13b, 70b), llama-3-8b (8b),
-/// llama-34m (34m), llama-bytes (bytes), tiny. UsageError for other names.
-[[nodiscard]] LlamaConfig preset_config(std::string_view name);
+/// A built-in config of any registered architecture, by its full name (llama-7b, roberta-base) or
+/// its short one (7b). UsageError for other names.
+[[nodiscard]] ModelConfig preset_config(std::string_view name);
 /// Their full names.
-[[nodiscard]] std::vector<std::string_view> preset_names();
+[[nodiscard]] std::vector<std::string> preset_names();
 
 /// A parameter as a checkpoint stores it: linear weights are [out, in].
 struct ParameterShape {
   std::string name;
   std::vector<std::int64_t> shape;
+  /// Used between blocks, where sequence parallelism deals tokens (parallel/plan.hpp).
+  bool between_blocks = false;
+  /// Parts of a fused tensor that a plan deals by themselves as "name[part]", and their rows.
+  std::vector<std::pair<std::string, std::int64_t>> parts = {};
   [[nodiscard]] std::int64_t elements() const;
   bool operator==(const ParameterShape&) const = default;
 };
 
 /// All parameters under their Hugging Face names, in the order of the forward pass. A tied weight
 /// appears once, as the embedding.
-[[nodiscard]] std::vector<ParameterShape> parameter_shapes(const LlamaConfig& config);
 [[nodiscard]] std::vector<ParameterShape> parameter_shapes(const ModelConfig& config);
 
 /// Number of parameters; a tied weight counts once.
-[[nodiscard]] std::int64_t parameter_count(const LlamaConfig& config);
 [[nodiscard]] std::int64_t parameter_count(const ModelConfig& config);
 
 }  // namespace portolan

@@ -12,6 +12,7 @@
 #include "core/printable.hpp"
 #include "core/safetensors.hpp"
 #include "models/checkpoint.hpp"
+#include "models/config_fields.hpp"
 
 namespace portolan {
 namespace {
@@ -39,7 +40,6 @@ Json describe_rope(const LlamaConfig& config) {
 }
 
 void add_specific(Json& out, const LlamaConfig& config) {
-  out["kv_heads"] = config.kv_heads;
   out["rms_norm_epsilon"] = config.rms_norm_epsilon;
   out["rope_theta"] = config.rope_theta;
   out["rope_scaling"] = describe_rope(config);
@@ -47,17 +47,18 @@ void add_specific(Json& out, const LlamaConfig& config) {
 }
 
 void add_specific(Json& out, const GptBigCodeConfig& config) {
-  out["kv_heads"] = config.kv_heads;
   out["layer_norm_epsilon"] = config.layer_norm_epsilon;
-  out["activation"] = config.activation == GeluKind::erf ? "gelu" : "gelu_tanh";
+  out["activation"] = gelu_name(config.activation);
 }
 
 void add_specific(Json& out, const RobertaConfig& config) {
   out["type_vocab_size"] = config.type_vocab_size;
   out["pad_token_id"] = config.pad_token_id;
   out["layer_norm_epsilon"] = config.layer_norm_epsilon;
-  out["activation"] = config.activation == GeluKind::erf ? "gelu" : "gelu_tanh";
+  out["activation"] = gelu_name(config.activation);
 }
+
+void add_specific(Json& out, const ExternalConfig& config) { out.update(config.fields); }
 
 Json describe_config(const ModelConfig& config) {
   const CommonConfig& common = config.common();
@@ -65,6 +66,7 @@ Json describe_config(const ModelConfig& config) {
            {"intermediate_size", common.intermediate_size},
            {"layers", common.layers},
            {"attention_heads", common.attention_heads},
+           {"kv_heads", common.kv_heads},
            {"head_dim", common.head_dim},
            {"vocab_size", common.vocab_size},
            {"max_position_embeddings", common.max_position_embeddings},
@@ -101,7 +103,7 @@ InspectReport inspect_config(const fs::path& path) {
   report.config = read_model_config(path);
   report.json = {{"path", path_text(path)},
                  {"kind", "config"},
-                 {"architecture", name_of(report.config->architecture)},
+                 {"architecture", report.config->architecture},
                  {"config", describe_config(*report.config)},
                  {"parameters", parameter_count(*report.config)}};
   return report;
@@ -124,7 +126,7 @@ InspectReport inspect_folder(const fs::path& path) {
   report.config = checkpoint.config();
   report.json = {{"path", path_text(path)},
                  {"kind", "model"},
-                 {"architecture", name_of(report.config->architecture)},
+                 {"architecture", report.config->architecture},
                  {"config", describe_config(*report.config)},
                  {"parameters", parameters},
                  {"bytes", bytes},

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/error.hpp"
 #include "core/ops.hpp"
@@ -17,13 +18,13 @@ class RandomWeights final : public WeightSource {
   void read(const PlannedParameter& parameter, std::int64_t row_begin, std::int64_t column_begin,
             const Tensor& out) override {
     if (parameter.shape.rank() == 1) {
-      ops::fill(out, 1.0F);
+      ops::fill(out, parameter.tensor.ends_with(".bias") ? 0.0F : 1.0F);
       return;
     }
     constexpr float kStandardDeviation = 0.02F;
     constexpr float kSquareRootOf3 = 1.7320508F;
-    ops::random_uniform(out, random_key(seed_, parameter.name),
-                        {row_begin, column_begin, parameter.shape[1]}, 0.0F,
+    ops::random_uniform(out, random_key(seed_, parameter.tensor),
+                        {parameter.first_row + row_begin, column_begin, parameter.shape[1]}, 0.0F,
                         kStandardDeviation * kSquareRootOf3);
   }
 
@@ -44,7 +45,8 @@ class CheckpointWeights final : public WeightSource {
       return;
     }
     require(out.is_contiguous(), "checkpoint blocks are read into dense tensors");
-    checkpoint_.read_block(parameter.name, row_begin, row_begin + out.dim(0), column_begin,
+    const std::int64_t first = parameter.first_row + row_begin;
+    checkpoint_.read_block(parameter.tensor, first, first + out.dim(0), column_begin,
                            column_begin + out.dim(1), out.raw(), out.dtype());
   }
 
@@ -71,27 +73,45 @@ std::unique_ptr<WeightSource> make_checkpoint_weights(const Checkpoint& checkpoi
   return std::make_unique<CheckpointWeights>(checkpoint);
 }
 
-Tensor ShardLoader::read_plain(const std::string& name, DType dtype) const {
-  const PlannedParameter& parameter = plan_.at(name);
+void ShardLoader::read_rows(const std::string& name, const Tensor& out) const {
   const ShardRange& block = range(name);
-  const Tensor matrix = Tensor::empty({block.rows(), block.columns()}, dtype, device_);
-  const std::int64_t step = rows_per_chunk(block.columns(), dtype);
+  const std::int64_t step = rows_per_chunk(block.columns(), out.dtype());
   for (std::int64_t row = 0; row < block.rows(); row += step) {
-    const Tensor chunk = matrix.slice(0, row, std::min(row + step, block.rows()));
-    source_.read(parameter, block.row_begin + row, block.column_begin, chunk);
+    const Tensor chunk = out.slice(0, row, std::min(row + step, block.rows()));
+    source_.read(plan_.at(name), block.row_begin + row, block.column_begin, chunk);
   }
-  return parameter.shape.rank() == 1 ? matrix.view({block.rows()}) : matrix;
 }
 
-ParameterPointer ShardLoader::plain(const std::string& name) const {
-  const std::vector<ParameterSegment> segments{{name, 0, range(name).rows()}};
-  if (use_ == ParameterUse::training) {
-    return Parameter::trainable(segments, read_plain(name, DType::f32), dtype_);
-  }
-  return std::make_shared<Parameter>(segments, read_plain(name, dtype_));
+ParameterPointer ShardLoader::keep(std::vector<ParameterSegment> segments, const Tensor& value) {
+  loaded_.push_back(use_ == ParameterUse::training
+                        ? Parameter::trainable(std::move(segments), value, dtype_)
+                        : std::make_shared<Parameter>(std::move(segments), value));
+  return loaded_.back();
 }
 
-ParameterPointer ShardLoader::stacked(const std::vector<std::string>& names) const {
+ParameterPointer ShardLoader::plain(const std::string& name) {
+  const ShardRange& block = range(name);
+  const Tensor matrix = Tensor::empty({block.rows(), block.columns()}, plain_dtype(), device_);
+  read_rows(name, matrix);
+  return keep({{name, 0, block.rows()}},
+              plan_.at(name).shape.rank() == 1 ? matrix.view({block.rows()}) : matrix);
+}
+
+ParameterPointer ShardLoader::joined(const std::vector<std::string>& names) {
+  std::vector<ParameterSegment> segments;
+  std::int64_t rows = 0;
+  for (const std::string& name : names) {
+    segments.push_back({name, rows, rows + range(name).rows()});
+    rows = segments.back().row_end;
+  }
+  const Tensor vector = Tensor::empty({rows, 1}, plain_dtype(), device_);
+  for (const ParameterSegment& segment : segments) {
+    read_rows(segment.name, vector.slice(0, segment.row_begin, segment.row_end));
+  }
+  return keep(std::move(segments), vector.view({rows}));
+}
+
+ParameterPointer ShardLoader::stacked(const std::vector<std::string>& names) {
   const std::int64_t columns = range(names.front()).columns();
   std::vector<ParameterSegment> segments;
   std::int64_t outputs = 0;
@@ -102,13 +122,17 @@ ParameterPointer ShardLoader::stacked(const std::vector<std::string>& names) con
     outputs += range(name).rows();
   }
   if (use_ == ParameterUse::training) {
-    return Parameter::trainable(segments, read_stacked(names, outputs, DType::f32, false).storage(),
-                                dtype_);
+    products_.push_back(
+        keep(std::move(segments), read_stacked(names, outputs, DType::f32, false).storage()));
+    return products_.back();
   }
   const bool pack =
       outputs > 0 && columns > 0 &&
       backend_of(device_).packed_layout(outputs, columns, dtype_) == WeightLayout::panels;
-  return std::make_shared<Parameter>(segments, read_stacked(names, outputs, dtype_, pack));
+  products_.push_back(
+      std::make_shared<Parameter>(std::move(segments), read_stacked(names, outputs, dtype_, pack)));
+  loaded_.push_back(products_.back());
+  return loaded_.back();
 }
 
 Weight ShardLoader::read_stacked(const std::vector<std::string>& names, std::int64_t outputs,

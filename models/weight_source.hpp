@@ -16,15 +16,16 @@ namespace portolan {
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  /// Fills `out` [rows, columns] with the block of parameter `name` (global shape [features] or
-  /// [out, in]) that starts at (row_begin, column_begin), converted to out's dtype.
+  /// Fills `out` [rows, columns] with the block of `parameter` (global shape [features] or
+  /// [out, in]) that starts at (row_begin, column_begin), converted to out's dtype. A part of a
+  /// fused tensor lies at parameter.first_row of parameter.tensor.
   virtual void read(const PlannedParameter& parameter, std::int64_t row_begin,
                     std::int64_t column_begin, const Tensor& out) = 0;
 };
 
 /// Matrices uniform on (-sqrt(3) sigma, sqrt(3) sigma) with sigma = 0.02, the standard deviation
-/// that LLaMA implementations initialise with; norm weights 1. A pure function of seed, name and
-/// element.
+/// that LLaMA implementations initialise with; norm weights 1, biases 0. A pure function of seed,
+/// name of the tensor and element.
 [[nodiscard]] std::unique_ptr<WeightSource> make_random_weights(std::uint64_t seed);
 
 /// `checkpoint` must outlive the source.
@@ -32,7 +33,8 @@ class WeightSource {
 
 enum class ParameterUse { inference, training };
 
-/// Loads a rank's shards. No more than a few MB of scratch exist beside what it returns.
+/// Loads a rank's shards, and remembers what it has loaded. No more than a few MB of scratch exist
+/// beside what it returns.
 class ShardLoader {
  public:
   /// `dtype` is what the model computes in; masters of trained parameters are f32.
@@ -41,17 +43,28 @@ class ShardLoader {
       : plan_(plan), rank_(rank), source_(source), dtype_(dtype), device_(device), use_(use) {}
 
   /// A norm weight or an embedding table: plain, [rows] or [rows, columns].
-  [[nodiscard]] ParameterPointer plain(const std::string& name) const;
+  [[nodiscard]] ParameterPointer plain(const std::string& name);
+  /// Vectors one after the other: the biases of what `stacked` loads.
+  [[nodiscard]] ParameterPointer joined(const std::vector<std::string>& names);
   /// For a product by several matrices stacked on their output features (fused q, k, v): packed if
   /// it is for inference.
-  [[nodiscard]] ParameterPointer stacked(const std::vector<std::string>& names) const;
+  [[nodiscard]] ParameterPointer stacked(const std::vector<std::string>& names);
 
   [[nodiscard]] const ShardRange& range(const std::string& name) const {
     return plan_.at(name).ranges[static_cast<std::size_t>(rank_)];
   }
 
+  /// What `stacked` has loaded, in order.
+  [[nodiscard]] const std::vector<ParameterPointer>& products() const noexcept { return products_; }
+  /// All that was loaded, in order.
+  [[nodiscard]] const std::vector<ParameterPointer>& loaded() const noexcept { return loaded_; }
+
  private:
-  [[nodiscard]] Tensor read_plain(const std::string& name, DType dtype) const;
+  void read_rows(const std::string& name, const Tensor& out) const;
+  [[nodiscard]] ParameterPointer keep(std::vector<ParameterSegment> segments, const Tensor& value);
+  [[nodiscard]] DType plain_dtype() const {
+    return use_ == ParameterUse::training ? DType::f32 : dtype_;
+  }
   [[nodiscard]] Weight read_stacked(const std::vector<std::string>& names, std::int64_t outputs,
                                     DType dtype, bool pack) const;
 
@@ -61,6 +74,8 @@ class ShardLoader {
   DType dtype_;
   Device device_;
   ParameterUse use_;
+  std::vector<ParameterPointer> products_;
+  std::vector<ParameterPointer> loaded_;
 };
 
 }  // namespace portolan

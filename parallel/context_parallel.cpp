@@ -75,7 +75,9 @@ class LocalAttention final : public AttentionStrategy {
 
  private:
   static AttentionMask mask(const SelfAttention& attention) {
-    return {.causal = true, .window = attention.window};
+    return {.causal = attention.causal,
+            .window = attention.window,
+            .key_ranges = attention.real_tokens};
   }
 };
 
@@ -186,7 +188,11 @@ class RingAttention final : public AttentionStrategy {
       block.tokens = sharding.local_tokens(source);
       block.keys = keys(rotation->current(), block.tokens);
       block.values = values(rotation->current(), block.tokens);
+      block.mask.causal = attention.causal;
       block.mask.window = attention.window;
+      for (const KeyRange& tokens : attention.real_tokens) {
+        block.mask.key_ranges.push_back(sharding.rows_within(source, tokens));
+      }
       block.mask.query_runs = sharding.runs(communicator_.rank());
       block.mask.key_runs = sharding.runs(source);
       block.hidden = visible_scores(block.mask, query_tokens, block.tokens) == 0;
@@ -209,6 +215,13 @@ class RingAttention final : public AttentionStrategy {
 }  // namespace
 
 AttentionOperands AttentionOperands::of(const Tensor& x, const SelfAttention& attention) {
+  if (attention.layout == FusedLayout::by_head) {
+    const Tensor heads = x.split_last(attention.heads);
+    const auto part = [&](std::int64_t index) {
+      return heads.slice(3, index * attention.head_dim, (index + 1) * attention.head_dim);
+    };
+    return {part(0), part(1), part(2)};
+  }
   const auto part = [&](std::int64_t first_head, std::int64_t count) {
     return x.slice(2, first_head * attention.head_dim, (first_head + count) * attention.head_dim)
         .split_last(count);
@@ -263,6 +276,16 @@ std::int64_t SequenceSharding::largest_local_tokens() const {
   std::int64_t largest = 0;
   for (int rank = 0; rank < ranks(); ++rank) largest = std::max(largest, local_tokens(rank));
   return largest;
+}
+
+KeyRange SequenceSharding::rows_within(int rank, const KeyRange& tokens) const {
+  KeyRange rows;
+  for (const TokenRun& run : runs(rank)) {
+    // Tokens of the run in front of the range, and in front of its end.
+    rows.begin += std::clamp<std::int64_t>(tokens.begin - run.position, 0, run.length);
+    rows.end += std::clamp<std::int64_t>(tokens.end - run.position, 0, run.length);
+  }
+  return rows;
 }
 
 std::vector<HeadGroup> head_groups(std::int64_t first_head, std::int64_t heads,

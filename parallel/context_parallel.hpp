@@ -26,6 +26,8 @@ class SequenceSharding {
   [[nodiscard]] std::vector<TokenRun> runs(int rank) const;
   [[nodiscard]] std::int64_t local_tokens(int rank) const;
   [[nodiscard]] std::int64_t largest_local_tokens() const;
+  /// The rows of a rank whose tokens lie in [tokens.begin, tokens.end): neighbours, as runs ascend.
+  [[nodiscard]] KeyRange rows_within(int rank, const KeyRange& tokens) const;
 
  private:
   Partition chunks_;
@@ -46,7 +48,11 @@ struct HeadGroup {
 [[nodiscard]] std::vector<HeadGroup> head_groups(std::int64_t first_head, std::int64_t heads,
                                                  std::int64_t group_size);
 
-/// One layer's causal self-attention over whole sequences of `sharding.sequence_length()` tokens.
+/// How queries, keys and values lie in the output of their fused product: all queries, then all
+/// keys, then all values; or the three of each head side by side.
+enum class FusedLayout { by_kind, by_head };
+
+/// One layer's self-attention over whole sequences of `sharding.sequence_length()` tokens.
 struct SelfAttention {
   std::int64_t heads = 0;     ///< query heads of this rank
   std::int64_t kv_heads = 0;  ///< key/value heads of this rank
@@ -55,6 +61,10 @@ struct SelfAttention {
   float scale = 1.0F;
   std::int64_t window = 0;  ///< 0: none
   AttentionDropout dropout = {};
+  bool causal = true;
+  FusedLayout layout = FusedLayout::by_kind;
+  /// Of each sequence the tokens [begin, end) that are no padding; empty: all.
+  std::vector<KeyRange> real_tokens = {};
 };
 
 /// q [B, s, H, D], k and v [B, s, Hkv, D] with s this rank's tokens, or gradients of these.
@@ -63,7 +73,7 @@ struct AttentionOperands {
   Tensor k;
   Tensor v;
 
-  /// Parts of x [B, s, (H + 2 Hkv) D], where they lie side by side in this order.
+  /// Parts of x [B, s, (H + 2 Hkv) D], where they lie as `attention.layout` says.
   [[nodiscard]] static AttentionOperands of(const Tensor& x, const SelfAttention& attention);
 };
 

@@ -56,7 +56,11 @@ PlannedParameter place(const PlanParameter& parameter, const PlanRule& rule, con
                        int ranks) {
   const Shape& shape = parameter.shape;
   const std::int64_t columns = shape.rank() > 1 ? shape[1] : 1;
-  PlannedParameter planned{parameter.name, shape, rule.style, rule.axis, {}};
+  PlannedParameter planned{parameter, rule.style, rule.axis};
+  if (planned.tensor.empty()) {
+    planned.tensor = planned.name;
+    planned.tensor_shape = planned.shape;
+  }
   const ShardRange whole{0, shape[0], 0, columns};
   planned.ranges.assign(static_cast<std::size_t>(ranks), whole);
   if (rule.style == ShardStyle::replicate) return planned;
@@ -98,8 +102,9 @@ std::string_view name_of(ShardStyle style) {
   return "unknown";
 }
 
-ResolvedPlan::ResolvedPlan(std::vector<PlannedParameter> parameters)
-    : parameters_(std::move(parameters)) {
+ResolvedPlan::ResolvedPlan(std::vector<PlannedParameter> parameters,
+                           std::vector<std::string> unused_patterns)
+    : parameters_(std::move(parameters)), unused_patterns_(std::move(unused_patterns)) {
   for (std::size_t i = 0; i < parameters_.size(); ++i) index_.emplace(parameters_[i].name, i);
 }
 
@@ -138,22 +143,46 @@ ResolvedPlan resolve_plan(const std::vector<PlanRule>& rules,
     }
     planned.push_back(place(parameter, *chosen, axes, ranks));
   }
+  std::vector<std::string> unused;
   for (std::size_t i = 0; i < rules.size(); ++i) {
-    require(used[i], "plan pattern '{}' matches no parameter of this model", rules[i].pattern);
+    if (!used[i]) unused.push_back(rules[i].pattern);
   }
-  return ResolvedPlan(std::move(planned));
+  require(rules.empty() || unused.size() < rules.size(),
+          "plan pattern '{}' matches no parameter of this model, nor does any other of the plan",
+          rules.empty() ? "" : rules.front().pattern);
+  return ResolvedPlan(std::move(planned), std::move(unused));
 }
 
 std::vector<PlanRule> default_tensor_parallel_rules() {
-  const std::string layer = R"(model\.layers\.\d+\.)";
+  const std::string llama = R"(model\.layers\.\d+\.)";
+  const std::string gpt = R"(transformer\.h\.\d+\.)";
+  const std::string encoder = R"((roberta|bert)\.encoder\.layer\.\d+\.)";
+  const std::string linear = R"(\.(weight|bias))";  // the bias of dealt outputs is dealt with them
   return {
       // One pattern for both ends, so that it also fits models that tie them.
-      {R"((model\.embed_tokens|lm_head)\.weight)", ShardStyle::vocabulary, "vocabulary"},
-      {layer + R"(self_attn\.q_proj\.weight)", ShardStyle::column, "query_heads"},
-      {layer + R"(self_attn\.(k|v)_proj\.weight)", ShardStyle::column, "key_value_heads"},
-      {layer + R"(self_attn\.o_proj\.weight)", ShardStyle::row, "query_heads"},
-      {layer + R"(mlp\.(gate|up)_proj\.weight)", ShardStyle::column, "intermediate"},
-      {layer + R"(mlp\.down_proj\.weight)", ShardStyle::row, "intermediate"},
+      {R"((model\.embed_tokens|transformer\.wte|lm_head)\.weight)", ShardStyle::vocabulary,
+       "vocabulary"},
+      {R"((roberta|bert)\.embeddings\.word_embeddings\.weight)", ShardStyle::vocabulary,
+       "vocabulary"},
+      {R"((lm_head|cls\.predictions)\.(decoder\.weight|bias))", ShardStyle::vocabulary,
+       "vocabulary"},
+      {llama + R"(self_attn\.q_proj\.weight)", ShardStyle::column, "query_heads"},
+      {llama + R"(self_attn\.(k|v)_proj\.weight)", ShardStyle::column, "key_value_heads"},
+      {llama + R"(self_attn\.o_proj\.weight)", ShardStyle::row, "query_heads"},
+      {llama + R"(mlp\.(gate|up)_proj\.weight)", ShardStyle::column, "intermediate"},
+      {llama + R"(mlp\.down_proj\.weight)", ShardStyle::row, "intermediate"},
+      {gpt + R"(attn\.c_attn)" + linear + R"(\[query\])", ShardStyle::column, "query_heads"},
+      {gpt + R"(attn\.c_attn)" + linear + R"(\[(key|value)\])", ShardStyle::column,
+       "key_value_heads"},
+      {gpt + R"(attn\.c_attn)" + linear + R"(\[heads\])", ShardStyle::column, "fused_heads"},
+      {gpt + R"(attn\.c_proj\.weight)", ShardStyle::row, "query_heads"},
+      {gpt + R"(mlp\.c_fc)" + linear, ShardStyle::column, "intermediate"},
+      {gpt + R"(mlp\.c_proj\.weight)", ShardStyle::row, "intermediate"},
+      {encoder + R"(attention\.self\.query)" + linear, ShardStyle::column, "query_heads"},
+      {encoder + R"(attention\.self\.(key|value))" + linear, ShardStyle::column, "key_value_heads"},
+      {encoder + R"(attention\.output\.dense\.weight)", ShardStyle::row, "query_heads"},
+      {encoder + R"(intermediate\.dense)" + linear, ShardStyle::column, "intermediate"},
+      {encoder + R"(output\.dense\.weight)", ShardStyle::row, "intermediate"},
   };
 }
 

@@ -43,10 +43,19 @@ struct PlanAxis {
 };
 using PlanAxes = std::map<std::string, PlanAxis, std::less<>>;
 
-/// A named parameter's global shape: [features] or [out, in].
+/// What ranks can be dealt: a tensor of a checkpoint, or rows of it that are dealt by themselves
+/// (the queries of a fused product). Shape [features] or [out, in].
 struct PlanParameter {
   std::string name;
   Shape shape;
+  /// Used between blocks, where sequence parallelism deals tokens: norms, what is added to their
+  /// sums, position tables.
+  bool between_blocks = false;
+  /// The checkpoint's tensor of which it is rows [first_row, first_row + shape[0]), and that
+  /// tensor's shape. Empty: it is the whole tensor of its own name.
+  std::string tensor = {};
+  Shape tensor_shape = {};
+  std::int64_t first_row = 0;
 };
 
 /// The block of a parameter that one rank holds; columns are [0, 1) for vectors.
@@ -61,18 +70,17 @@ struct ShardRange {
   friend bool operator==(const ShardRange&, const ShardRange&) = default;
 };
 
-struct PlannedParameter {
-  std::string name;
-  Shape shape;
+struct PlannedParameter : PlanParameter {
   ShardStyle style = ShardStyle::replicate;
   std::string axis;
-  std::vector<ShardRange> ranges;  ///< one per rank
+  std::vector<ShardRange> ranges = {};  ///< one per rank, in rows of `shape`
 };
 
 /// A plan applied to a model.
 class ResolvedPlan {
  public:
-  explicit ResolvedPlan(std::vector<PlannedParameter> parameters);
+  explicit ResolvedPlan(std::vector<PlannedParameter> parameters,
+                        std::vector<std::string> unused_patterns = {});
   [[nodiscard]] const std::vector<PlannedParameter>& parameters() const noexcept {
     return parameters_;
   }
@@ -80,20 +88,27 @@ class ResolvedPlan {
   [[nodiscard]] const PlannedParameter& at(std::string_view name) const;
   /// Elements that a rank holds.
   [[nodiscard]] std::int64_t elements(int rank) const;
+  /// Patterns of the rules that match nothing: those of other architectures, or mistakes.
+  [[nodiscard]] const std::vector<std::string>& unused_patterns() const noexcept {
+    return unused_patterns_;
+  }
 
  private:
   std::vector<PlannedParameter> parameters_;
+  std::vector<std::string> unused_patterns_;
   std::map<std::string, std::size_t, std::less<>> index_;
 };
 
-/// The first rule that matches a name decides; parameters that no rule names are replicated. Throws
-/// UsageError for a rule that matches nothing or is not a regular expression, an unknown axis, and
-/// an axis that does not fit a parameter's extent.
+/// The first rule that matches a name decides; parameters that no rule names are replicated. One
+/// table may serve several architectures. Throws UsageError if no rule matches anything, for a rule
+/// that is not a regular expression, an unknown axis, and an axis that does not fit a parameter's
+/// extent.
 [[nodiscard]] ResolvedPlan resolve_plan(const std::vector<PlanRule>& rules,
                                         const std::vector<PlanParameter>& parameters,
                                         const PlanAxes& axes, int ranks);
 
-/// The table for decoder and encoder blocks under their Hugging Face names.
+/// The table for the decoder and encoder blocks of every built-in architecture, under their Hugging
+/// Face names. Parts of fused tensors are "NAME[query]", "NAME[key]", "NAME[value]", "NAME[heads]".
 [[nodiscard]] std::vector<PlanRule> default_tensor_parallel_rules();
 
 /// A plan file: JSON {"rules": [{"pattern": "...", "style": "column", "axis": "query_heads"},

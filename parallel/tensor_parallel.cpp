@@ -87,13 +87,18 @@ Variable TensorParallelGroup::keep_local(const Variable& whole) const {
 }
 
 Variable ColumnParallelLinear::forward(const Variable& x) const {
+  const Variable out = product(x);
+  return bias_ == nullptr ? out : functional::add_bias(out, bias_);
+}
+
+Variable ColumnParallelLinear::product(const Variable& x) const {
   const Tensor& in = x.value();
   return functional::linear(x, weight_,
                             Tensor::empty({in.dim(0), in.dim(1), weight_->weight().out_features()},
                                           in.dtype(), in.device()));
 }
 
-Variable RowParallelLinear::forward(const Variable& x) const {
+Variable RowParallelLinear::product(const Variable& x) const {
   const Tensor& in = x.value();
   const Variable partial = functional::linear(
       x, weight_,

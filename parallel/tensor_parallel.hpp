@@ -65,26 +65,38 @@ class TensorParallelGroup {
 /// Output features dealt: x [n, in], whole -> [n, this rank's features].
 class ColumnParallelLinear {
  public:
-  explicit ColumnParallelLinear(ParameterPointer weight) : weight_(std::move(weight)) {}
+  explicit ColumnParallelLinear(ParameterPointer weight, ParameterPointer bias = nullptr)
+      : weight_(std::move(weight)), bias_(std::move(bias)) {}
   [[nodiscard]] const ParameterPointer& weight() const noexcept { return weight_; }
+  /// Null if it has none.
+  [[nodiscard]] const ParameterPointer& bias() const noexcept { return bias_; }
   /// x [B, S, in] -> [B, S, local out].
   [[nodiscard]] Variable forward(const Variable& x) const;
+  /// The product alone, for what adds the bias itself.
+  [[nodiscard]] Variable product(const Variable& x) const;
 
  private:
   ParameterPointer weight_;
+  ParameterPointer bias_;
 };
 
 /// Input features dealt: x [B, S, this rank's features] -> sum over ranks, [B, local tokens, out].
 /// Not `sharded`: every rank holds all features, and there is nothing to sum.
 class RowParallelLinear {
  public:
-  RowParallelLinear(ParameterPointer weight, TensorParallelGroup group, bool sharded)
-      : weight_(std::move(weight)), group_(group), sharded_(sharded) {}
+  RowParallelLinear(ParameterPointer weight, ParameterPointer bias, TensorParallelGroup group,
+                    bool sharded)
+      : weight_(std::move(weight)), bias_(std::move(bias)), group_(group), sharded_(sharded) {}
   [[nodiscard]] const ParameterPointer& weight() const noexcept { return weight_; }
-  [[nodiscard]] Variable forward(const Variable& x) const;
+  /// Whole on every rank, null if it has none. Whoever adds the result to the residual stream adds
+  /// it too, once, in the same pass.
+  [[nodiscard]] const ParameterPointer& bias() const noexcept { return bias_; }
+  /// The product alone.
+  [[nodiscard]] Variable product(const Variable& x) const;
 
  private:
   ParameterPointer weight_;
+  ParameterPointer bias_;
   TensorParallelGroup group_;
   bool sharded_;
 };

@@ -14,7 +14,7 @@ namespace {
 constexpr std::int64_t kFacts = 3;  // maximum, sum, target: rows of a rank's part
 
 /// Each rank's facts [parts, kFacts, positions] in host memory.
-Tensor exchange_facts(const Llama& model, const Tensor& own) {
+Tensor exchange_facts(const Model& model, const Tensor& own) {
   if (!model.logits_are_sharded()) return ops::to_host(own);
   Communicator& communicator = model.context().tensor().communicator();
   const Tensor all =
@@ -36,7 +36,7 @@ std::vector<std::int32_t> next_token_targets(std::span<const std::int32_t> label
   return targets;
 }
 
-CrossEntropy vocabulary_parallel_cross_entropy(const Llama& model, const Tensor& logits,
+CrossEntropy vocabulary_parallel_cross_entropy(const Model& model, const Tensor& logits,
                                                std::span<const std::int32_t> targets) {
   const ProfilingRegion region(model.device(), "Portolan::Training::cross_entropy");
   CrossEntropy result;

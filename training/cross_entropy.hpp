@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "models/llama.hpp"
+#include "models/model.hpp"
 
 namespace portolan {
 
@@ -27,7 +27,7 @@ struct CrossEntropy {
 /// targets [batch, length], the same on every rank. Ranks that share the vocabulary exchange three
 /// numbers for each position; logits are never gathered. Overwrites the logits. Collective. Throws
 /// UsageError if no position is scored.
-[[nodiscard]] CrossEntropy vocabulary_parallel_cross_entropy(const Llama& model,
+[[nodiscard]] CrossEntropy vocabulary_parallel_cross_entropy(const Model& model,
                                                              const Tensor& logits,
                                                              std::span<const std::int32_t> targets);
 

@@ -32,7 +32,7 @@ Tensor as_matrix(const Tensor& tensor) {
 
 }  // namespace
 
-ShardedGradients::ShardedGradients(const Llama& model) : model_(model) {
+ShardedGradients::ShardedGradients(const Model& model) : model_(model) {
   const auto rank = static_cast<std::size_t>(model.context().tensor().rank());
   for (const ParameterPointer& parameter : model.parameters()) {
     add_hooks(*parameter);
@@ -61,15 +61,15 @@ void ShardedGradients::add_hooks(Parameter& parameter) {
   }
   const TensorParallelGroup& group = context.tensor();
   if (group.size() == 1) return;
-  if (parameter.master().rank() == 1) {
-    if (!group.sequence_parallel()) return;
-    hooks_.push_back(parameter.add_hook(
-        [&group](Parameter& own) { group.communicator().all_reduce(own.gradient()); }));
-    return;
-  }
   for (const ParameterSegment& segment : parameter.segments()) {
     const PlannedParameter& planned = model_.plan().parameters().at(segment.name);
-    // A replicated matrix belongs to a block that every rank computes whole.
+    if (planned.between_blocks) {
+      if (!group.sequence_parallel()) continue;
+      hooks_.push_back(parameter.add_hook(
+          [&group](Parameter& own) { group.communicator().all_reduce(own.gradient()); }));
+      continue;
+    }
+    // What is replicated inside a block belongs to one that every rank computes whole.
     if (planned.style == ShardStyle::replicate || !rows_overlap(planned)) continue;
     hooks_.push_back(parameter.add_hook(
         [this, segment](Parameter& own) { sum_shared_rows(own.gradient(), segment); }));
@@ -84,7 +84,7 @@ void ShardedGradients::sum_shared_rows(const Tensor& gradient,
   const Tensor whole =
       communicator.allocate({planned.shape[0], range.columns()}, DType::f32, gradient.device());
   ops::fill(whole, 0.0F);
-  const Tensor own = gradient.slice(0, segment.row_begin, segment.row_end);
+  const Tensor own = as_matrix(gradient).slice(0, segment.row_begin, segment.row_end);
   const Tensor place = whole.slice(0, range.row_begin, range.row_end);
   ops::copy(own, place);
   communicator.all_reduce(whole);
@@ -112,21 +112,25 @@ void ShardedGradients::clear() const {
 void ShardedGradients::visit(const std::function<Tensor(Parameter&)>& tensor_of,
                              const Visitor& visit) const {
   Communicator& communicator = model_.context().tensor().communicator();
-  for (const OwnedRows& rows : owned_) {
-    const Shape& shape = rows.planned->shape;
+  for (auto rows = owned_.begin(); rows != owned_.end();) {
+    const std::string& name = rows->planned->tensor;
+    const Shape& shape = rows->planned->tensor_shape;
     const Tensor whole =
         Tensor::empty({shape[0], shape.rank() == 1 ? 1 : shape[1]}, DType::f32, model_.device());
     ops::fill(whole, 0.0F);
-    if (rows.begin < rows.end) {
-      const ShardRange& range = rows.range;
-      ops::copy(as_matrix(tensor_of(*rows.parameter))
-                    .slice(0, rows.first + rows.begin, rows.first + rows.end),
-                whole.slice(0, range.row_begin + rows.begin, range.row_begin + rows.end)
+    // The parts of a fused tensor follow each other.
+    for (; rows != owned_.end() && rows->planned->tensor == name; ++rows) {
+      if (rows->begin == rows->end) continue;
+      const ShardRange& range = rows->range;
+      const std::int64_t first = rows->planned->first_row + range.row_begin;
+      ops::copy(as_matrix(tensor_of(*rows->parameter))
+                    .slice(0, rows->first + rows->begin, rows->first + rows->end),
+                whole.slice(0, first + rows->begin, first + rows->end)
                     .slice(1, range.column_begin, range.column_end));
     }
     // Adding zeros is exact, so a sum is a gather that knows nothing of who holds what.
     communicator.all_reduce(whole);
-    visit(*rows.planned, ops::to_host(whole).view(shape));
+    visit(name, ops::to_host(whole).view(shape));
   }
 }
 

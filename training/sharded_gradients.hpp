@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "models/llama.hpp"
+#include "models/model.hpp"
 
 namespace portolan {
 
@@ -17,14 +17,14 @@ namespace portolan {
 /// A backward pass leaves a rank what its own tokens and heads contribute. Complete gradients are
 /// sums over
 ///  - the context-parallel ranks, for every parameter;
-///  - the tensor-parallel ranks, for norms under sequence parallelism (each rank normalises its own
-///    tokens), and for key/value heads that several ranks hold.
+///  - the tensor-parallel ranks, under sequence parallelism for what is used between blocks (each
+///    rank normalises its own tokens), and for key/value heads that several ranks hold.
 /// The sums are made by hooks, when the last contribution of a parameter has come.
 class ShardedGradients {
  public:
   /// Adds the hooks, for as long as this object lives. `model` was made for training and outlives
   /// it.
-  explicit ShardedGradients(const Llama& model);
+  explicit ShardedGradients(const Model& model);
   ShardedGradients(const ShardedGradients&) = delete;
   ShardedGradients& operator=(const ShardedGradients&) = delete;
 
@@ -35,7 +35,7 @@ class ShardedGradients {
 
   /// Calls `visit` for each tensor under its checkpoint name, whole and f32 in host memory, on
   /// every rank: of the gradients, or of the parameters. One at a time is in memory. Collective.
-  using Visitor = std::function<void(const PlannedParameter& parameter, const Tensor& whole)>;
+  using Visitor = std::function<void(const std::string& name, const Tensor& whole)>;
   void visit_gradients(const Visitor& visit) const;
   void visit_parameters(const Visitor& visit) const;
 
@@ -55,7 +55,7 @@ class ShardedGradients {
   void sum_shared_rows(const Tensor& gradient, const ParameterSegment& segment) const;
   void visit(const std::function<Tensor(Parameter&)>& tensor_of, const Visitor& visit) const;
 
-  const Llama& model_;
+  const Model& model_;
   std::vector<OwnedRows> owned_;
   std::vector<std::shared_ptr<const Parameter::Hook>> hooks_;
 };

@@ -10,7 +10,7 @@
 
 namespace portolan {
 
-Trainer::Trainer(const Llama& model, std::unique_ptr<Optimizer> optimizer,
+Trainer::Trainer(const Model& model, std::unique_ptr<Optimizer> optimizer,
                  const TrainerOptions& options)
     : model_(model), optimizer_(std::move(optimizer)), options_(options), gradients_(model) {}
 
@@ -27,10 +27,10 @@ TrainingStep Trainer::step(const TrainingBatch& batch,
       .tape = &tape,
       .recomputation = options_.recomputation,
       .attention_dropout = options_.attention_dropout,
-      .dropout_key = random_key(options_.seed, fmt::format("attention dropout, step {}", steps_))};
+      .dropout_key = random_key(options_.seed, fmt::format("attention dropout, step {}", steps_)),
+      .real_tokens = batch.real_tokens};
   const Variable logits = model_.forward(batch.ids, batch.batch, options);
-  CrossEntropy loss = vocabulary_parallel_cross_entropy(
-      model_, logits.value(), next_token_targets(batch.labels, batch.batch));
+  CrossEntropy loss = vocabulary_parallel_cross_entropy(model_, logits.value(), targets(batch));
   result.loss = loss.loss;
   result.scored = loss.scored;
   tape.backward(logits, std::move(loss.grad_logits));
@@ -48,10 +48,13 @@ TrainingStep Trainer::step(const TrainingBatch& batch,
 }
 
 double Trainer::evaluate(const TrainingBatch& batch) const {
-  const Tensor logits = model_.forward(batch.ids, batch.batch);
-  return vocabulary_parallel_cross_entropy(model_, logits,
-                                           next_token_targets(batch.labels, batch.batch))
-      .loss;
+  const Variable logits =
+      model_.forward(batch.ids, batch.batch, {.real_tokens = batch.real_tokens});
+  return vocabulary_parallel_cross_entropy(model_, logits.value(), targets(batch)).loss;
+}
+
+std::vector<std::int32_t> Trainer::targets(const TrainingBatch& batch) const {
+  return model_.is_causal() ? next_token_targets(batch.labels, batch.batch) : batch.labels;
 }
 
 }  // namespace portolan

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "models/llama.hpp"
+#include "models/model.hpp"
 #include "training/learning_rate.hpp"
 #include "training/optimizer.hpp"
 #include "training/sharded_gradients.hpp"
@@ -20,6 +20,8 @@ struct TrainingBatch {
   std::vector<std::int32_t> ids;
   std::vector<std::int32_t> labels;
   std::int64_t batch = 0;
+  /// As ForwardOptions::real_tokens.
+  std::vector<KeyRange> real_tokens = {};
 };
 
 struct TrainerOptions {
@@ -42,7 +44,7 @@ struct TrainingStep {
 class Trainer {
  public:
   /// `model` was made for training and outlives the trainer.
-  Trainer(const Llama& model, std::unique_ptr<Optimizer> optimizer, const TrainerOptions& options);
+  Trainer(const Model& model, std::unique_ptr<Optimizer> optimizer, const TrainerOptions& options);
 
   /// Forward, backward, update. `inspect`, if given, sees the gradients before clipping.
   TrainingStep step(const TrainingBatch& batch,
@@ -54,7 +56,10 @@ class Trainer {
   [[nodiscard]] const ShardedGradients& gradients() const noexcept { return gradients_; }
 
  private:
-  const Llama& model_;
+  /// What each position has to predict.
+  [[nodiscard]] std::vector<std::int32_t> targets(const TrainingBatch& batch) const;
+
+  const Model& model_;
   std::unique_ptr<Optimizer> optimizer_;
   TrainerOptions options_;
   ShardedGradients gradients_;

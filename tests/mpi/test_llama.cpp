@@ -15,7 +15,7 @@
 #include "apps/forward_measurement.hpp"
 #include "core/ops.hpp"
 #include "core/safetensors.hpp"
-#include "models/llama.hpp"
+#include "models/registry.hpp"
 #include "tests/mpi/layouts.hpp"
 #include "tests/mpi/test_runtime.hpp"
 
@@ -26,8 +26,24 @@ std::string text(const ParallelLayout& layout) {
   return layout.mesh.to_string() + (layout.sequence_parallel ? " sequence parallel" : "");
 }
 
+std::unique_ptr<Model> build(const ModelPlan& plan, const ParallelContext& context,
+                             WeightSource& weights, std::int64_t length, DType dtype = DType::f32) {
+  return make_model({.plan = plan,
+                     .context = context,
+                     .weights = weights,
+                     .dtype = dtype,
+                     .device = test_device(),
+                     .maximum_length = length});
+}
+
+std::unique_ptr<Model> build(const ModelConfig& config, const ParallelLayout& layout,
+                             const ParallelContext& context, WeightSource& weights,
+                             std::int64_t length, DType dtype = DType::f32) {
+  return build(ModelPlan(config, layout), context, weights, length, dtype);
+}
+
 /// All logit rows of a forward as [batch * length, vocab], on every rank.
-std::vector<float> all_logits(const Llama& model, const std::vector<std::int32_t>& ids,
+std::vector<float> all_logits(const Model& model, const std::vector<std::int32_t>& ids,
                               std::int64_t batch) {
   const std::int64_t length = static_cast<std::int64_t>(ids.size()) / batch;
   const Tensor logits = model.forward(ids, batch);
@@ -99,12 +115,11 @@ TEST_P(GoldenModel, LogitsInF32EqualTheReferenceUnderEveryMode) {
   for (const ParallelLayout& layout : layouts(test_world().size())) {
     SCOPED_TRACE(text(layout));
     const ParallelContext context(test_world(), layout);
-    const LlamaPlan plan(checkpoint.config().llama(), layout);
     const auto weights = make_checkpoint_weights(checkpoint);
-    const Llama model(plan, context, *weights, DType::f32, test_device(), 64);
+    const auto model = build(checkpoint.config(), layout, context, *weights, 64);
     for (const Batch& row : rows) {
       // 1e-4 is ten times what two correct f32 implementations differ by on these models.
-      EXPECT_LE(largest_difference(all_logits(model, row.ids, 1), row.logits), 1e-4);
+      EXPECT_LE(largest_difference(all_logits(*model, row.ids, 1), row.logits), 1e-4);
     }
   }
 }
@@ -115,13 +130,12 @@ TEST_P(GoldenModel, LogitsInBf16StayWithinItsRounding) {
   for (const ParallelLayout& layout : layouts(test_world().size())) {
     SCOPED_TRACE(text(layout));
     const ParallelContext context(test_world(), layout);
-    const LlamaPlan plan(checkpoint.config().llama(), layout);
     const auto weights = make_checkpoint_weights(checkpoint);
-    const Llama model(plan, context, *weights, DType::bf16, test_device(), 64);
+    const auto model = build(checkpoint.config(), layout, context, *weights, 64, DType::bf16);
     double squares = 0.0;
     double count = 0.0;
     for (const Batch& row : rows) {
-      const std::vector<float> logits = all_logits(model, row.ids, 1);
+      const std::vector<float> logits = all_logits(*model, row.ids, 1);
       EXPECT_LE(largest_difference(logits, row.logits), 0.5);
       for (std::size_t i = 0; i < logits.size(); ++i) {
         squares += std::pow(static_cast<double>(logits[i]) - row.logits[i], 2);
@@ -134,9 +148,10 @@ TEST_P(GoldenModel, LogitsInBf16StayWithinItsRounding) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Llama, GoldenModel,
+INSTANTIATE_TEST_SUITE_P(Models, GoldenModel,
                          ::testing::Values("llama-tiny-gqa", "llama-tiny-mha-bf16",
-                                           "llama3-tiny-tied", "mistral-tiny-swa"),
+                                           "llama3-tiny-tied", "mistral-tiny-swa",
+                                           "gpt-bigcode-tiny", "roberta-tiny"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::ranges::replace(name, '-', '_');
@@ -145,7 +160,7 @@ INSTANTIATE_TEST_SUITE_P(Llama, GoldenModel,
 
 /// Nothing here divides evenly by 2, 3 or 4.
 LlamaConfig uneven_config() {
-  LlamaConfig config = preset_config("tiny");
+  LlamaConfig config = preset_config("tiny").llama();
   config.layers = 2;
   config.attention_heads = 10;
   config.kv_heads = 5;
@@ -171,20 +186,17 @@ TEST_P(UnevenLength, EveryModeGivesTheLogitsOfOneRank) {
     const ParallelLayout alone;
     const ParallelContext alone_context(*single, alone);
     const auto weights = make_random_weights(11);
-    const LlamaPlan alone_plan(config, alone);
-    const Llama reference_model(alone_plan, alone_context, *weights, DType::f32, test_device(),
-                                length);
-    const std::vector<float> reference = all_logits(reference_model, ids, 2);
+    const auto reference_model = build(config, alone, alone_context, *weights, length);
+    const std::vector<float> reference = all_logits(*reference_model, ids, 2);
     const double scale = largest(reference);
     ASSERT_GT(scale, 0.0);
     for (const ParallelLayout& layout : layouts(test_world().size())) {
       SCOPED_TRACE(text(layout) + (grouped ? ", grouped" : ""));
       ParallelContext context(test_world(), layout);
-      const LlamaPlan plan(config, layout);
-      const Llama model(plan, context, *weights, DType::f32, test_device(), length);
-      const std::vector<float> first = all_logits(model, ids, 2);
+      const auto model = build(config, layout, context, *weights, length);
+      const std::vector<float> first = all_logits(*model, ids, 2);
       EXPECT_LE(largest_difference(first, reference), 1e-4 * scale);
-      const std::vector<float> second = all_logits(model, ids, 2);
+      const std::vector<float> second = all_logits(*model, ids, 2);
       EXPECT_EQ(std::memcmp(first.data(), second.data(), first.size() * sizeof(float)), 0)
           << "two runs must give the same bits";
     }
@@ -199,13 +211,12 @@ TEST(LlamaCommunication, CountersEqualThePlansClosedForm) {
   for (const ParallelLayout& layout : layouts(test_world().size())) {
     SCOPED_TRACE(text(layout));
     ParallelContext context(test_world(), layout);
-    const LlamaPlan plan(config, layout);
     const auto weights = make_random_weights(1);
-    const Llama model(plan, context, *weights, DType::f32, test_device(), 64);
+    const auto model = build(config, layout, context, *weights, 64);
     context.reset_communication();
-    const Tensor logits = model.forward(ids, 2);
+    const Tensor logits = model->forward(ids, 2);
     const CommunicationCounters counters = context.communication();
-    const ExpectedCommunication expected = plan.communication(2, 37, DType::f32);
+    const ExpectedCommunication expected = model->plan().communication(2, 37, DType::f32);
     for (std::size_t i = 0; i < kCollectiveCount; ++i) {
       const auto name = name_of(static_cast<Collective>(i));
       EXPECT_EQ(test_sum(counters[i].calls), expected[i].calls) << name;
@@ -220,20 +231,22 @@ TEST(LlamaPlanFile, ReplicatedPartsGiveTheSameLogits) {
   const auto weights = make_random_weights(1);
   const auto single = make_single_communicator();
   const ParallelContext alone_context(*single, {});
-  const Llama alone(LlamaPlan(config, {}), alone_context, *weights, DType::f32, test_device(), 9);
-  const std::vector<float> reference = all_logits(alone, ids, 2);
+  const auto alone = build(config, {}, alone_context, *weights, 9);
+  const std::vector<float> reference = all_logits(*alone, ids, 2);
   const std::vector<PlanRule> all = default_tensor_parallel_rules();
-  for (std::size_t kept = 0; kept < 2; ++kept) {
+  for (const bool only_mlp : {true, false}) {
     // First the MLP alone sharded, then everything but the vocabulary.
-    std::vector<PlanRule> rules(all.begin() + (kept == 0 ? 4 : 1), all.end());
+    std::vector<PlanRule> rules = all;
+    std::erase_if(rules, [&](const PlanRule& rule) {
+      return only_mlp ? rule.axis != "intermediate" : rule.axis == "vocabulary";
+    });
     for (const bool sequence_parallel : {false, true}) {
       ParallelLayout layout;
       layout.mesh.tensor = test_world().size();
       layout.sequence_parallel = sequence_parallel && test_world().size() > 1;
       const ParallelContext context(test_world(), layout);
-      const Llama model(LlamaPlan(config, layout, rules), context, *weights, DType::f32,
-                        test_device(), 9);
-      EXPECT_LE(largest_difference(all_logits(model, ids, 2), reference),
+      const auto model = build(ModelPlan(config, layout, rules), context, *weights, 9);
+      EXPECT_LE(largest_difference(all_logits(*model, ids, 2), reference),
                 1e-4 * largest(reference));
     }
   }

@@ -14,7 +14,7 @@
 
 #include "core/json_file.hpp"
 #include "core/safetensors.hpp"
-#include "models/llama.hpp"
+#include "models/registry.hpp"
 #include "tests/mpi/layouts.hpp"
 #include "tests/mpi/test_runtime.hpp"
 #include "training/trainer.hpp"
@@ -22,41 +22,59 @@
 namespace portolan {
 namespace {
 
-const std::string kFolder = std::string(PORTOLAN_TEST_DATA) + "/models/llama-tiny-gqa";
+std::string folder_of(const std::string& model) {
+  return std::string(PORTOLAN_TEST_DATA) + "/models/" + model;
+}
 
-TrainingBatch golden_batch() {
-  const SafetensorsFile file(kFolder + "/expected.safetensors");
+TrainingBatch golden_batch(const std::string& model = "llama-tiny-gqa") {
+  const SafetensorsFile file(folder_of(model) + "/expected.safetensors");
   const auto read = [&file](const char* name) {
     const SafetensorsEntry& entry = file.at(name);
     std::vector<std::int64_t> wide(static_cast<std::size_t>(entry.elements()));
     file.read(entry, wide.data(), DType::i64);
     return std::vector<std::int32_t>(wide.begin(), wide.end());
   };
-  // Padding is on the right and not scored, so under a causal mask nothing sees it.
-  return {read("train.input_ids"), read("train.labels"), file.at("train.input_ids").shape[0]};
+  TrainingBatch batch{read("train.input_ids"), read("train.labels"),
+                      file.at("train.input_ids").shape[0]};
+  const std::vector<std::int32_t> mask = read("train.attention_mask");
+  const auto length = std::ssize(mask) / batch.batch;
+  for (std::int64_t row = 0; row < batch.batch; ++row) {
+    const auto first = mask.begin() + row * length;
+    batch.real_tokens.push_back({0, std::count(first, first + length, 1)});
+  }
+  return batch;
 }
 
 /// A model for training on all ranks, freshly loaded.
 class TrainedModel {
  public:
-  explicit TrainedModel(const ParallelLayout& layout, DType dtype = DType::f32)
-      : checkpoint_(kFolder),
+  explicit TrainedModel(const ParallelLayout& layout, const std::string& model = "llama-tiny-gqa",
+                        DType dtype = DType::f32)
+      : name_(model),
+        checkpoint_(folder_of(model)),
         context_(test_world(), layout),
         weights_(make_checkpoint_weights(checkpoint_)),
-        model_(LlamaPlan(checkpoint_.config().llama(), layout), context_, *weights_, dtype,
-               test_device(), 64, ParameterUse::training) {}
+        model_(make_model({.plan = ModelPlan(checkpoint_.config(), layout),
+                           .context = context_,
+                           .weights = *weights_,
+                           .dtype = dtype,
+                           .device = test_device(),
+                           .maximum_length = 64,
+                           .use = ParameterUse::training})) {}
 
-  [[nodiscard]] const Llama& model() const { return model_; }
+  [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] const Model& model() const { return *model_; }
   [[nodiscard]] Trainer trainer(TrainerOptions options = {}) const {
     options.schedule.peak = 1e-3;
-    return {model_, make_adamw(decay_groups(model_.parameters(), 0.1, true), {}), options};
+    return {*model_, make_adamw(decay_groups(model_->parameters(), 0.1, true), {}), options};
   }
 
  private:
+  std::string name_;
   Checkpoint checkpoint_;
   ParallelContext context_;
   std::unique_ptr<WeightSource> weights_;
-  Llama model_;
+  std::unique_ptr<Model> model_;
 };
 
 using Gradients = std::map<std::string, std::vector<float>>;
@@ -64,9 +82,9 @@ using Gradients = std::map<std::string, std::vector<float>>;
 Gradients gradients_of_first_step(const TrainedModel& setup, const TrainerOptions& options = {}) {
   Gradients gradients;
   Trainer trainer = setup.trainer(options);
-  trainer.step(golden_batch(), [&](const ShardedGradients& sharded) {
-    sharded.visit_gradients([&](const PlannedParameter& parameter, const Tensor& whole) {
-      gradients[parameter.name] = {whole.data<float>(), whole.data<float>() + whole.elements()};
+  trainer.step(golden_batch(setup.name()), [&](const ShardedGradients& sharded) {
+    sharded.visit_gradients([&](const std::string& name, const Tensor& whole) {
+      gradients[name] = {whole.data<float>(), whole.data<float>() + whole.elements()};
     });
   });
   return gradients;
@@ -79,12 +97,26 @@ void for_each_layout(const std::function<void(const ParallelLayout&)>& test) {
   }
 }
 
-TEST(Training, LossAndAllGradientsEqualTheReference) {
-  const double expected = read_json_file(kFolder + "/expected.json").at("train").at("loss_f64");
-  const SafetensorsFile golden(kFolder + "/grads.safetensors");
+class GoldenTraining : public ::testing::TestWithParam<std::string> {
+ protected:
+  [[nodiscard]] std::string folder() const { return folder_of(GetParam()); }
+  [[nodiscard]] TrainingBatch batch() const { return golden_batch(GetParam()); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTraining,
+                         ::testing::Values("llama-tiny-gqa", "gpt-bigcode-tiny", "roberta-tiny"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
+TEST_P(GoldenTraining, LossAndAllGradientsEqualTheReference) {
+  const double expected = read_json_file(folder() + "/expected.json").at("train").at("loss_f64");
+  const SafetensorsFile golden(folder() + "/grads.safetensors");
   for_each_layout([&](const ParallelLayout& layout) {
-    const TrainedModel setup(layout);
-    EXPECT_NEAR(setup.trainer().evaluate(golden_batch()), expected, 1e-5);
+    const TrainedModel setup(layout, GetParam());
+    EXPECT_NEAR(setup.trainer().evaluate(batch()), expected, 1e-5);
     const Gradients gradients = gradients_of_first_step(setup);
     for (const SafetensorsEntry& entry : golden.entries()) {
       ASSERT_TRUE(gradients.contains(entry.name)) << entry.name;
@@ -104,36 +136,36 @@ TEST(Training, LossAndAllGradientsEqualTheReference) {
   });
 }
 
-TEST(Training, AdamWCurvesEqualTheReference) {
-  const auto train = read_json_file(kFolder + "/expected.json").at("train");
+TEST_P(GoldenTraining, AdamWCurvesEqualTheReference) {
+  const auto train = read_json_file(folder() + "/expected.json").at("train");
   for_each_layout([&](const ParallelLayout& layout) {
     for (const bool clips : {false, true}) {
       SCOPED_TRACE(clips ? "clipped to 1" : "not clipped");
       const auto& curve = train.at(clips ? "clip_1.0" : "no_clip");
-      const TrainedModel setup(layout);
+      const TrainedModel setup(layout, GetParam());
       TrainerOptions options;
       if (clips) options.clip_norm = 1.0;
       Trainer trainer = setup.trainer(options);
       const auto& losses = curve.at("losses");
       const auto& norms = curve.at("grad_norms_before_clipping");
       for (std::size_t step = 0; step < norms.size(); ++step) {
-        const TrainingStep result = trainer.step(golden_batch());
+        const TrainingStep result = trainer.step(batch());
         EXPECT_NEAR(result.loss, losses.at(step).get<double>(), 1e-4) << step;
         EXPECT_NEAR(result.gradient_norm, norms.at(step).get<double>(), 1e-3) << step;
       }
-      EXPECT_NEAR(trainer.evaluate(golden_batch()), losses.back().get<double>(), 1e-4);
+      EXPECT_NEAR(trainer.evaluate(batch()), losses.back().get<double>(), 1e-4);
     }
   });
 }
 
-TEST(Training, SameBitsFromRunToRunAndUnderRecomputation) {
+TEST_P(GoldenTraining, SameBitsFromRunToRunAndUnderRecomputation) {
   for_each_layout([&](const ParallelLayout& layout) {
-    const TrainedModel setup(layout);
-    const TrainedModel again(layout);
+    const TrainedModel setup(layout, GetParam());
+    const TrainedModel again(layout, GetParam());
     const Gradients gradients = gradients_of_first_step(setup);
     EXPECT_EQ(gradients_of_first_step(again), gradients);
     for (const Recomputation recomputation : {Recomputation::selective, Recomputation::full}) {
-      const TrainedModel recomputing(layout);
+      const TrainedModel recomputing(layout, GetParam());
       EXPECT_EQ(gradients_of_first_step(recomputing, {.recomputation = recomputation}), gradients)
           << name_of(recomputation);
     }
@@ -167,10 +199,12 @@ TEST(Training, HooksFireOnceForEachParameterWhenItsGradientIsComplete) {
 }
 
 TEST(Training, Bf16ComputeOverF32MastersFollowsTheF32Curve) {
-  const auto losses =
-      read_json_file(kFolder + "/expected.json").at("train").at("no_clip").at("losses");
+  const auto losses = read_json_file(folder_of("llama-tiny-gqa") + "/expected.json")
+                          .at("train")
+                          .at("no_clip")
+                          .at("losses");
   for_each_layout([&](const ParallelLayout& layout) {
-    const TrainedModel setup(layout, DType::bf16);
+    const TrainedModel setup(layout, "llama-tiny-gqa", DType::bf16);
     Trainer trainer = setup.trainer();
     for (std::size_t step = 0; step + 1 < losses.size(); ++step) {
       // bf16 keeps 8 bits: a few per cent of the loss after ten steps of a model this small.

@@ -41,7 +41,7 @@ std::string refusal(const std::string& field, const json& value) {
 
 TEST(ModelConfig, TheSoundConfigIsReadFieldByField) {
   const ModelConfig config = read_model_config(data_path("bad/controls/config_ok.json"));
-  EXPECT_EQ(config.architecture, Architecture::llama);
+  EXPECT_EQ(config.architecture, "llama");
   const LlamaConfig& llama = config.llama();
   EXPECT_EQ(llama.hidden_size, 8);
   EXPECT_EQ(llama.intermediate_size, 12);
@@ -143,9 +143,9 @@ TEST(ModelConfig, OptionalFieldsHaveThePublishedDefaults) {
 TEST(ModelConfig, TheArchitectureMayBeNamedByModelTypeOrArchitecturesAlone) {
   json document = sound();
   document.erase("model_type");
-  EXPECT_EQ(parse(document).architecture, Architecture::llama);
+  EXPECT_EQ(parse(document).architecture, "llama");
   document["architectures"] = {"MistralForCausalLM"};
-  EXPECT_EQ(parse(document).architecture, Architecture::mistral);
+  EXPECT_EQ(parse(document).architecture, "mistral");
   EXPECT_NE(refusal("architectures", {"LlamaForSequenceClassification"}).find("architectures"),
             std::string::npos);
   EXPECT_NE(refusal("architectures", "LlamaForCausalLM").find("architectures"), std::string::npos);
@@ -234,7 +234,7 @@ TEST(Presets, AnswerToShortNamesAndRefuseOthers) {
   EXPECT_EQ(preset_config("7b"), preset_config("llama-7b"));
   EXPECT_EQ(preset_config("13b"), preset_config("llama-13b"));
   EXPECT_EQ(preset_config("70b"), preset_config("llama-70b"));
-  for (const std::string_view name : preset_names()) {
+  for (const std::string& name : preset_names()) {
     EXPECT_NO_THROW(static_cast<void>(preset_config(name))) << name;
   }
   EXPECT_THROW(static_cast<void>(preset_config("")), UsageError);
@@ -242,20 +242,21 @@ TEST(Presets, AnswerToShortNamesAndRefuseOthers) {
 }
 
 TEST(Presets, LlamaSevenBHasTheDimensionsOfThePublishedExperiment) {
-  const LlamaConfig config = preset_config("llama-7b");
+  const ModelConfig model = preset_config("llama-7b");
+  const LlamaConfig& config = model.llama();
   EXPECT_EQ(config.hidden_size, 4096);
   EXPECT_EQ(config.intermediate_size, 11008);
   EXPECT_EQ(config.layers, 32);
   EXPECT_EQ(config.attention_heads, 32);
   EXPECT_EQ(config.head_dim, 128);
-  EXPECT_EQ(config.with_layers(2).layers, 2);
-  EXPECT_EQ(config.with_layers(2).hidden_size, 4096);
-  EXPECT_THROW(static_cast<void>(config.with_layers(0)), UsageError);
-  EXPECT_THROW(static_cast<void>(config.with_layers(kMaximumLayers + 1)), UsageError);
+  EXPECT_EQ(model.with_layers(2).common().layers, 2);
+  EXPECT_EQ(model.with_layers(2).common().hidden_size, 4096);
+  EXPECT_THROW(static_cast<void>(model.with_layers(0)), UsageError);
+  EXPECT_THROW(static_cast<void>(model.with_layers(kMaximumLayers + 1)), UsageError);
 }
 
 TEST(ParameterShapes, ListWeightsAsOutByInAndATiedWeightOnce) {
-  LlamaConfig config = preset_config("tiny").with_layers(1);
+  LlamaConfig config = preset_config("tiny").with_layers(1).llama();
   const auto shapes = parameter_shapes(config);
   ASSERT_EQ(shapes.size(), 12u);
   EXPECT_EQ(shapes[0], (ParameterShape{"model.embed_tokens.weight", {256, 64}}));

@@ -84,7 +84,7 @@ TEST(Optimizer, ParametersWithoutAGradientStayAsTheyAre) {
 }
 
 TEST(ConfigText, IsReadBackAsTheSameConfig) {
-  LlamaConfig config = preset_config("llama-3-8b");
+  LlamaConfig config = preset_config("llama-3-8b").llama();
   for (const RopeScaling& scaling :
        {RopeScaling(NoRopeScaling{}), RopeScaling(LinearRopeScaling{.factor = 2.5}),
         RopeScaling(Llama3RopeScaling{.factor = 4.0, .low_freq_factor = 1.5})}) {

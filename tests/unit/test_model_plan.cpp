@@ -4,7 +4,7 @@
 #include <string>
 
 #include "core/error.hpp"
-#include "models/llama_plan.hpp"
+#include "models/model_plan.hpp"
 
 namespace portolan {
 namespace {
@@ -18,9 +18,9 @@ ParallelLayout tensor_layout(int ranks, bool sequence_parallel = false) {
 
 constexpr auto index_of(Collective collective) { return static_cast<std::size_t>(collective); }
 
-TEST(LlamaPlan, TwoRanksHoldHalfOfEveryMatrixOfThe7B) {
-  const LlamaConfig config = preset_config("llama-7b").with_layers(2);
-  const LlamaPlan plan(config, tensor_layout(2));
+TEST(ModelPlan, TwoRanksHoldHalfOfEveryMatrixOfThe7B) {
+  const ModelConfig config = preset_config("llama-7b").with_layers(2);
+  const ModelPlan plan(config, tensor_layout(2));
   EXPECT_EQ(plan.parameters().at("model.layers.1.mlp.up_proj.weight").ranges[1],
             (ShardRange{5504, 11008, 0, 4096}));
   EXPECT_EQ(plan.parameters().at("model.layers.0.self_attn.o_proj.weight").ranges[0],
@@ -29,15 +29,15 @@ TEST(LlamaPlan, TwoRanksHoldHalfOfEveryMatrixOfThe7B) {
   EXPECT_EQ(plan.parameters().elements(0), (parameter_count(config) - norms) / 2 + norms);
 }
 
-TEST(LlamaPlan, ShardsOfAllRanksCoverEveryParameterExactlyOnce) {
-  LlamaConfig config = preset_config("tiny");
+TEST(ModelPlan, ShardsOfAllRanksCoverEveryParameterExactlyOnce) {
+  LlamaConfig config = preset_config("tiny").llama();
   config.attention_heads = 10;
   config.kv_heads = 10;
   config.hidden_size = 72;
   config.intermediate_size = 101;
   config.vocab_size = 211;
   for (int ranks = 1; ranks <= 10; ++ranks) {
-    const LlamaPlan plan(config, tensor_layout(ranks));
+    const ModelPlan plan(config, tensor_layout(ranks));
     for (const PlannedParameter& parameter : plan.parameters().parameters()) {
       if (parameter.style == ShardStyle::replicate) continue;
       std::int64_t covered = 0;
@@ -47,8 +47,8 @@ TEST(LlamaPlan, ShardsOfAllRanksCoverEveryParameterExactlyOnce) {
   }
 }
 
-TEST(LlamaPlan, KeyValueHeadsAreReplicatedBeyondTheirNumber) {
-  const LlamaPlan plan(preset_config("llama-3-8b"), tensor_layout(16));
+TEST(ModelPlan, KeyValueHeadsAreReplicatedBeyondTheirNumber) {
+  const ModelPlan plan(preset_config("llama-3-8b"), tensor_layout(16));
   for (int rank = 0; rank < 16; ++rank) {
     EXPECT_EQ(plan.query_heads(rank), 2);
     EXPECT_EQ(plan.key_value_heads(rank), 1);
@@ -56,9 +56,9 @@ TEST(LlamaPlan, KeyValueHeadsAreReplicatedBeyondTheirNumber) {
   }
 }
 
-TEST(LlamaPlan, MoreRanksThanQueryHeadsIsRefusedWithBothNumbers) {
+TEST(ModelPlan, MoreRanksThanQueryHeadsIsRefusedWithBothNumbers) {
   try {
-    const LlamaPlan plan(preset_config("llama-7b"), tensor_layout(33));
+    const ModelPlan plan(preset_config("llama-7b"), tensor_layout(33));
     FAIL() << "33 ranks were accepted";
   } catch (const UsageError& error) {
     EXPECT_NE(std::string(error.what()).find("32"), std::string::npos);
@@ -66,14 +66,14 @@ TEST(LlamaPlan, MoreRanksThanQueryHeadsIsRefusedWithBothNumbers) {
   }
 }
 
-TEST(LlamaPlan, SequenceParallelismSendsTheBytesOfTensorParallelismPlusTheHeadsGather) {
-  const LlamaConfig config = preset_config("llama-7b").with_layers(2);
+TEST(ModelPlan, SequenceParallelismSendsTheBytesOfTensorParallelismPlusTheHeadsGather) {
+  const ModelConfig config = preset_config("llama-7b").with_layers(2);
   const std::int64_t tensor = 1024 * 4096 * 4;  // one activation [1, 1024, 4096] f32
-  const auto tp = LlamaPlan(config, tensor_layout(2)).communication(1, 1024, DType::f32);
+  const auto tp = ModelPlan(config, tensor_layout(2)).communication(1, 1024, DType::f32);
   // One sum for the embedding and two for each layer, on two ranks.
   EXPECT_EQ(tp[index_of(Collective::all_reduce)].calls, 2 * 5);
   EXPECT_EQ(tp[index_of(Collective::all_reduce)].bytes, 5 * 2 * tensor);
-  const auto sp = LlamaPlan(config, tensor_layout(2, true)).communication(1, 1024, DType::f32);
+  const auto sp = ModelPlan(config, tensor_layout(2, true)).communication(1, 1024, DType::f32);
   EXPECT_EQ(sp[index_of(Collective::all_reduce)].calls, 0);
   EXPECT_EQ(sp[index_of(Collective::reduce_scatter)].calls, 2 * 5);
   EXPECT_EQ(sp[index_of(Collective::all_gather)].calls, 2 * 5);
@@ -82,9 +82,9 @@ TEST(LlamaPlan, SequenceParallelismSendsTheBytesOfTensorParallelismPlusTheHeadsG
       tp[index_of(Collective::all_reduce)].bytes);
 }
 
-TEST(LlamaPlan, RingSendsEveryBlockToEveryOtherRankOnce) {
-  const LlamaConfig config = preset_config("llama-3-8b").with_layers(1);
-  const LlamaPlan plan(config, ParallelLayout::of(ParallelMode::ring, 4));
+TEST(ModelPlan, RingSendsEveryBlockToEveryOtherRankOnce) {
+  const ModelConfig config = preset_config("llama-3-8b").with_layers(1);
+  const ModelPlan plan(config, ParallelLayout::of(ParallelMode::ring, 4));
   const auto expected = plan.communication(1, 6998, DType::f32);
   // 8 chunks of 875 or 874: the largest rank holds 1750 tokens; 8 heads of 128, keys and values.
   EXPECT_EQ(expected[index_of(Collective::ring_shift)].bytes,
@@ -92,10 +92,10 @@ TEST(LlamaPlan, RingSendsEveryBlockToEveryOtherRankOnce) {
   EXPECT_EQ(expected[index_of(Collective::ring_shift)].calls, 4 * 3);
 }
 
-TEST(LlamaPlan, ProductsOfAllRanksAddUpToOneRanks) {
-  const LlamaConfig config = preset_config("llama-7b").with_layers(2);
+TEST(ModelPlan, ProductsOfAllRanksAddUpToOneRanks) {
+  const ModelConfig config = preset_config("llama-7b").with_layers(2);
   const auto flops = [&](const ParallelLayout& layout) {
-    const LlamaPlan plan(config, layout);
+    const ModelPlan plan(config, layout);
     double sum = 0.0;
     for (int rank = 0; rank < layout.mesh.ranks(); ++rank) {
       for (const ProductShape& product : plan.products(rank, 2, 1000)) sum += product.flops();
@@ -107,12 +107,12 @@ TEST(LlamaPlan, ProductsOfAllRanksAddUpToOneRanks) {
   EXPECT_DOUBLE_EQ(flops(ParallelLayout::of(ParallelMode::ring, 4)), one);
 }
 
-TEST(LlamaPlan, RulesThatCutABlockAtDifferentPlacesAreRefused) {
+TEST(ModelPlan, RulesThatCutABlockAtDifferentPlacesAreRefused) {
   std::vector<PlanRule> rules = default_tensor_parallel_rules();
   std::erase_if(rules, [](const PlanRule& rule) {
     return rule.pattern.find("down_proj") != std::string::npos;
   });
-  EXPECT_THROW(LlamaPlan(preset_config("llama-7b"), tensor_layout(2), rules), UsageError);
+  EXPECT_THROW(ModelPlan(preset_config("llama-7b"), tensor_layout(2), rules), UsageError);
 }
 
 TEST(SequenceSharding, RunsOfAllRanksCoverTheSequenceOnce) {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "models/config.hpp"
+#include "models/outline.hpp"
 #include "models/parallel_context.hpp"
 #include "parallel/plan.hpp"
 
@@ -32,16 +32,19 @@ struct ProductShape {
   }
 };
 
-/// Everything about a sharded LLaMA that arithmetic can tell: who holds what, what is sent, what is
+/// Everything about a sharded model that arithmetic can tell: who holds what, what is sent, what is
 /// multiplied, what memory it takes. Needs no processes and allocates no tensors.
-class LlamaPlan {
+class ModelPlan {
  public:
   /// Throws UsageError if there are more tensor-parallel ranks than query heads, or if the rules
   /// cut the two sides of a block at different places.
-  LlamaPlan(const LlamaConfig& config, const ParallelLayout& layout,
+  ModelPlan(const ModelConfig& config, const ParallelLayout& layout,
             const std::vector<PlanRule>& rules = default_tensor_parallel_rules());
 
-  [[nodiscard]] const LlamaConfig& config() const noexcept { return config_; }
+  [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
+  /// What every architecture's config has.
+  [[nodiscard]] const CommonConfig& dimensions() const { return config_.common(); }
+  [[nodiscard]] const ModelOutline& outline() const noexcept { return outline_; }
   [[nodiscard]] const ParallelLayout& layout() const noexcept { return layout_; }
   [[nodiscard]] const ResolvedPlan& parameters() const noexcept { return plan_; }
 
@@ -51,6 +54,8 @@ class LlamaPlan {
   [[nodiscard]] std::int64_t first_query_head(int rank) const;
   [[nodiscard]] std::int64_t key_value_heads(int rank) const;
   [[nodiscard]] std::int64_t first_key_value_head(int rank) const;
+  /// Whether each head's query, key and value lie side by side in the fused product's output.
+  [[nodiscard]] bool heads_are_fused() const { return outline_.key.empty(); }
   /// Rows of the vocabulary whose logits `rank` computes.
   [[nodiscard]] ShardRange vocabulary(int rank) const;
 
@@ -78,9 +83,17 @@ class LlamaPlan {
 
  private:
   [[nodiscard]] int tensor_rank(int rank) const;
+  /// Of layer 0, whose dealing all layers have.
+  [[nodiscard]] const PlannedParameter& in_layer(std::string_view name) const;
+  /// What rank `rank` holds of the parameter by which queries, and keys, are counted.
+  [[nodiscard]] const ShardRange& range(std::string_view name, int rank) const;
+  /// Rows of the parameter of the queries for each head.
+  [[nodiscard]] std::int64_t query_rows() const;
   void check_blocks() const;
+  void check_heads() const;
 
-  LlamaConfig config_;
+  ModelConfig config_;
+  ModelOutline outline_;
   ParallelLayout layout_;
   ResolvedPlan plan_;
 };

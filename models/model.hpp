@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/attention_block.hpp"
+#include "models/forward_options.hpp"
+#include "models/mlp.hpp"
+#include "models/model_plan.hpp"
+#include "models/weight_source.hpp"
+
+namespace portolan {
+
+/// What a model is made from.
+struct ModelSetup {
+  ModelPlan plan;
+  const ParallelContext& context;  ///< must outlive the model
+  WeightSource& weights;
+  DType dtype = DType::f32;
+  Device device;
+  std::int64_t maximum_length = 0;  ///< of a sequence
+  ParameterUse use = ParameterUse::inference;
+};
+
+/// A transformer of any architecture: embedding, blocks, head. One source for every device and
+/// every parallel mode: this rank holds the shards of the plan, and the context's groups insert the
+/// collectives. An architecture's class fills the layers and says how tokens become the residual
+/// stream and that becomes logits.
+class Model {
+ public:
+  virtual ~Model() = default;
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  [[nodiscard]] const ModelPlan& plan() const noexcept { return plan_; }
+  [[nodiscard]] const ParallelContext& context() const noexcept { return context_; }
+  [[nodiscard]] DType dtype() const noexcept { return dtype_; }
+  [[nodiscard]] Device device() const noexcept { return device_; }
+  /// Positions predict the next token, else their own.
+  [[nodiscard]] bool is_causal() const { return plan_.outline().causal; }
+  /// Tokens of the longest sequence.
+  [[nodiscard]] std::int64_t maximum_length() const noexcept { return maximum_length_; }
+  /// Bytes of the parameters as they are held here, padding included.
+  [[nodiscard]] std::int64_t weight_bytes() const;
+  /// Whether the ranks of the tensor-parallel group each have part of the vocabulary's logits.
+  [[nodiscard]] bool logits_are_sharded() const;
+  /// Each once, in the order of the forward pass; a tied table is one.
+  [[nodiscard]] const std::vector<ParameterPointer>& parameters() const noexcept {
+    return parameters_;
+  }
+  /// The matrices of a forward's products in their order, for measuring what these cost by
+  /// themselves.
+  [[nodiscard]] const std::vector<const Weight*>& product_weights() const noexcept {
+    return product_weights_;
+  }
+
+  /// One forward pass over `ids` [batch, length] (row-major, the same on every rank). Returns this
+  /// rank's logits [batch, block tokens, vocabulary rows]: its part of the sequence under ring
+  /// attention, its part of the vocabulary under tensor parallelism.
+  [[nodiscard]] Tensor forward(std::span<const std::int32_t> ids, std::int64_t batch,
+                               const HiddenStateObserver& observer = {}) const;
+  [[nodiscard]] Variable forward(std::span<const std::int32_t> ids, std::int64_t batch,
+                                 const ForwardOptions& options) const;
+
+  /// Of values [batch, length], the same on every rank, those of the tokens whose logits this rank
+  /// computes, in their order.
+  [[nodiscard]] std::vector<std::int32_t> local_values(std::span<const std::int32_t> values,
+                                                       std::int64_t batch) const;
+
+  /// Logit rows `rows` (b * length + t) of a forward's result as [rows, vocab] f32 in host memory,
+  /// whole on every rank. Collective.
+  [[nodiscard]] Tensor gather_logits(const Tensor& logits, std::span<const std::int64_t> rows,
+                                     std::int64_t length) const;
+
+ protected:
+  /// Where the norms of a block are.
+  enum class NormPlace {
+    before,  ///< each part of a block reads a norm of the residual stream
+    behind,  ///< the residual stream is normed after each sum
+  };
+  struct Layer {
+    functional::Norm attention_norm;
+    AttentionBlock attention;
+    functional::Norm mlp_norm;
+    std::unique_ptr<Mlp> mlp;
+  };
+  /// What goes from block to block: the residual stream, and its norm, which the next part reads.
+  /// With norms behind they are the same.
+  struct Stream {
+    Variable normed;
+    Variable residual;
+  };
+
+  Model(const ModelSetup& setup, NormPlace norm_place);
+
+  /// Ends construction: takes what `loader` has loaded.
+  void adopt(const ShardLoader& loader);
+
+  /// Positions of the tokens of one sequence. Default: 0 for the first real token, and on.
+  [[nodiscard]] virtual std::vector<std::int32_t> positions(std::span<const std::int32_t> ids,
+                                                            const KeyRange& real_tokens) const;
+  /// Tokens to residual stream [B, residual tokens, hidden]. Default: the embedding alone.
+  [[nodiscard]] virtual Variable embed(const ForwardPass& pass) const;
+  /// One block. `stream` may be overwritten.
+  [[nodiscard]] virtual Stream block(std::size_t index, const Stream& stream,
+                                     const ForwardPass& pass) const;
+  /// The last block's normed stream to logits. Default: the head.
+  [[nodiscard]] virtual Variable logits(const Variable& normed, const ForwardPass& pass) const;
+
+  VocabularyParallelEmbedding embedding_;
+  std::vector<Layer> layers_;
+  functional::Norm final_norm_;  ///< only with norms before
+  ColumnParallelLinear head_;
+
+ private:
+  [[nodiscard]] ForwardPass start(std::span<const std::int32_t> ids, std::int64_t batch,
+                                  const ForwardOptions& options) const;
+  [[nodiscard]] Stream enter_blocks(const ForwardPass& pass) const;
+  [[nodiscard]] Stream run_blocks(Stream stream, const ForwardPass& pass) const;
+
+  ModelPlan plan_;
+  const ParallelContext& context_;
+  DType dtype_;
+  Device device_;
+  std::int64_t maximum_length_;
+  NormPlace norm_place_;
+  std::vector<ParameterPointer> parameters_;
+  std::vector<const Weight*> product_weights_;
+};
+
+}  // namespace portolan
