@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 
 #include "apps/bench_attention_command.hpp"
+#include "apps/bench_generation_command.hpp"
 #include "apps/bench_ring_command.hpp"
 #include "apps/commands.hpp"
 
@@ -12,9 +13,12 @@ void add_bench_command(CLI::App& application) {
   command->require_subcommand(1);
   add_bench_attention_command(*command);
   add_bench_ring_command(*command);
+  add_bench_decode_command(*command);
+  add_bench_latency_command(*command);
   command->footer(
       "Examples:\n"
       "  portolan bench attention\n"
+      "  portolan bench decode\n"
       "  mpirun -n 2 portolan bench ring");
 }
 

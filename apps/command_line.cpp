@@ -60,6 +60,9 @@ void describe(CLI::App& application) {
   add_inspect_command(application);
   add_plan_command(application);
   add_logits_command(application);
+  add_generate_command(application);
+  add_fill_mask_command(application);
+  add_eval_command(application);
   add_train_command(application);
   add_tokenize_command(application);
   add_attention_command(application);

@@ -11,10 +11,13 @@ class App;
 namespace portolan {
 
 void add_attention_command(CLI::App& application);
-/// bench attention, bench ring.
+/// bench attention, ring, decode, latency.
 void add_bench_command(CLI::App& application);
 void add_compare_command(CLI::App& application);
 void add_info_command(CLI::App& application);
+void add_eval_command(CLI::App& application);
+void add_fill_mask_command(CLI::App& application);
+void add_generate_command(CLI::App& application);
 void add_inspect_command(CLI::App& application);
 void add_logits_command(CLI::App& application);
 void add_plan_command(CLI::App& application);

@@ -69,6 +69,10 @@ void add_mesh_options(CLI::App& command, CommonOptions& options) {
                     require_one_of("--dtype", text, {"f32", "bf16", "f16"});
                     options.dtype = dtype_from_name(text);
                   });
+  add_layout_options(command, options);
+}
+
+void add_layout_options(CLI::App& command, CommonOptions& options) {
   add_text_option(command, "--parallel", "none, tp, sp or ring: the axis that all ranks go to",
                   "MODE", [&options](const std::string& text) {
                     require_one_of("--parallel", text, {"none", "tp", "sp", "ring"});

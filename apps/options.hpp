@@ -42,7 +42,9 @@ struct CommonOptions {
 void add_run_options(CLI::App& command, CommonOptions& options);
 /// --emulate-link, of commands whose ranks exchange data.
 void add_link_option(CLI::App& command, CommonOptions& options);
-/// --dtype, --parallel, --tp, --cp, --sequence-parallel.
+/// --parallel, --tp, --cp, --sequence-parallel.
+void add_layout_options(CLI::App& command, CommonOptions& options);
+/// --dtype and those.
 void add_mesh_options(CLI::App& command, CommonOptions& options);
 /// --quiet, --json.
 void add_output_options(CLI::App& command, CommonOptions& options);

@@ -43,7 +43,13 @@ Variable AttentionBlock::forward(const Variable& normed, const ForwardPass& pass
         functional::rotary_embedding(qkv, attention.heads + attention.kv_heads, attention.head_dim,
                                      pass.positions, rotary_->cosines, rotary_->sines);
   }
-  return out_.product(self_attention(qkv, attention, pass.context.attention(), pass.sharding));
+  const AttentionStrategy& strategy = pass.context.attention();
+  if (pass.options.cache != nullptr) {
+    return out_.product(cached_self_attention(qkv.value(), attention, strategy, pass.sharding,
+                                              *pass.options.cache,
+                                              static_cast<std::int64_t>(layer_)));
+  }
+  return out_.product(self_attention(qkv, attention, strategy, pass.sharding));
 }
 
 }  // namespace portolan

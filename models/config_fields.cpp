@@ -47,10 +47,12 @@ void read_dtype(const JsonObject& config, CommonConfig& common) {
   }
 }
 
-void read_token_ids(const JsonObject& config, CommonConfig& common) {
-  const std::int64_t last = common.vocab_size - 1;
-  if (config.has("bos_token_id")) common.bos_token_id = config.integer("bos_token_id", 0, last);
+}  // namespace
+
+void read_end_tokens(const JsonObject& config, CommonConfig& common) {
   if (!config.has("eos_token_id")) return;
+  const std::int64_t last = common.vocab_size - 1;
+  common.eos_token_ids.clear();
   const nlohmann::json& value = *config.find("eos_token_id");
   if (!value.is_array()) {
     common.eos_token_ids = {config.integer("eos_token_id", 0, last)};
@@ -68,8 +70,6 @@ void read_token_ids(const JsonObject& config, CommonConfig& common) {
     common.eos_token_ids.push_back(item.get<std::int64_t>());
   }
 }
-
-}  // namespace
 
 bool boolean_or(const JsonObject& config, std::string_view name, bool absent) {
   return config.has(name) ? config.boolean(name) : absent;
@@ -120,7 +120,10 @@ std::int64_t divide_heads(const JsonObject& config, std::string_view heads_field
 
 void read_dtype_and_tokens(const JsonObject& config, CommonConfig& common) {
   read_dtype(config, common);
-  read_token_ids(config, common);
+  if (config.has("bos_token_id")) {
+    common.bos_token_id = config.integer("bos_token_id", 0, common.vocab_size - 1);
+  }
+  read_end_tokens(config, common);
 }
 
 void write_dtype_and_tokens(const CommonConfig& common, nlohmann::ordered_json& out) {

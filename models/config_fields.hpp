@@ -29,6 +29,8 @@ void read_sizes(const JsonObject& config, CommonConfig& common);
 /// Width of a head where the file does not give it: hidden_size over heads, by these names.
 [[nodiscard]] std::int64_t divide_heads(const JsonObject& config, std::string_view heads_field,
                                         std::string_view hidden_field, const CommonConfig& common);
+/// eos_token_id, one or several, in place of what `common` has; nothing if it is not there.
+void read_end_tokens(const JsonObject& config, CommonConfig& common);
 /// torch_dtype or dtype, bos_token_id, eos_token_id. After vocab_size.
 void read_dtype_and_tokens(const JsonObject& config, CommonConfig& common);
 void write_dtype_and_tokens(const CommonConfig& common, nlohmann::ordered_json& out);

@@ -13,6 +13,8 @@
 
 namespace portolan {
 
+class KeyValueCache;
+
 /// Called with "embed", "layer.<i>" and, where the last block is followed by a norm, "final", and
 /// the residual stream (after that norm for the last) [B, residual tokens, hidden] of this rank.
 using HiddenStateObserver = std::function<void(const std::string& name, const Tensor& state)>;
@@ -36,6 +38,11 @@ struct ForwardOptions {
   /// Of each sequence the tokens [begin, end) that are no padding; empty: all. Positions count from
   /// the first of them. What is computed for padding means nothing.
   std::vector<KeyRange> real_tokens = {};
+  /// Tokens seen before, which those of this pass follow and are added to: ranges of real tokens
+  /// then count from the first of all. Inference with causal models only.
+  KeyValueCache* cache = nullptr;
+  /// Logits of each sequence's last token only.
+  bool last_only = false;
   /// Of each token [batch, length], for models that distinguish types; empty: all of type 0.
   std::vector<std::int32_t> token_types = {};
 };

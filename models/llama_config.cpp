@@ -27,11 +27,13 @@ struct Preset {
 
 // LLaMA 2 (H. Touvron et al., 2023), whose 7B and 13B have the sizes of LLaMA 1; LLaMA 3 (A.
 // Grattafiori et al., 2024).
-constexpr std::array<Preset, 7> kPresets{
+constexpr std::array<Preset, 8> kPresets{
     {{"llama-7b", "7b", 4096, 11008, 32, 32, 32, 32000, 4096, 10000.0, 1, 2},
      {"llama-13b", "13b", 5120, 13824, 40, 40, 40, 32000, 4096, 10000.0, 1, 2},
      {"llama-70b", "70b", 8192, 28672, 80, 64, 8, 32000, 4096, 10000.0, 1, 2},
      {"llama-3-8b", "8b", 4096, 14336, 32, 32, 8, 128256, 8192, 500000.0, 128000, 128001},
+     // 1.1 billion parameters, read once per generated token in a twentieth of a second.
+     {"llama-1b", "1b", 2048, 8192, 16, 32, 8, 32000, 4096, 10000.0, 1, 2},
      // Of sizes that train on two cores; the vocabulary of the second is the bytes.
      {"llama-34m", "34m", 512, 1376, 8, 8, 8, 8192, 2048, 10000.0, 1, 2},
      {"llama-bytes", "bytes", 256, 688, 4, 8, 8, 256, 2048, 10000.0, 1, 2},

@@ -19,6 +19,20 @@ Tensor upload(const std::vector<std::int32_t>& values, const Shape& shape, Devic
   return tensor;
 }
 
+/// Of values [batch, length] those of the tokens in `runs`.
+std::vector<std::int32_t> dealt(std::span<const std::int32_t> values,
+                                std::span<const TokenRun> runs, std::int64_t batch) {
+  const std::int64_t length = std::ssize(values) / batch;
+  std::vector<std::int32_t> local;
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for (const TokenRun& run : runs) {
+      const auto first = values.begin() + b * length + run.position;
+      local.insert(local.end(), first, first + run.length);
+    }
+  }
+  return local;
+}
+
 }  // namespace
 
 Tensor ForwardPass::between_blocks(const Tensor& values) const {
@@ -63,16 +77,8 @@ std::int64_t Model::weight_bytes() const {
 
 std::vector<std::int32_t> Model::local_values(std::span<const std::int32_t> values,
                                               std::int64_t batch) const {
-  const std::int64_t length = std::ssize(values) / batch;
-  const SequenceSharding sharding = context_.attention().sharding(length);
-  std::vector<std::int32_t> local;
-  for (std::int64_t b = 0; b < batch; ++b) {
-    for (const TokenRun& run : sharding.runs(context_.mesh().coordinates().context)) {
-      const auto first = values.begin() + b * length + run.position;
-      local.insert(local.end(), first, first + run.length);
-    }
-  }
-  return local;
+  const SequenceSharding sharding = context_.attention().sharding(std::ssize(values) / batch);
+  return dealt(values, sharding.runs(context_.mesh().coordinates().context), batch);
 }
 
 std::vector<std::int32_t> Model::positions(std::span<const std::int32_t> ids,
@@ -90,7 +96,12 @@ Variable Model::embed(const ForwardPass& pass) const {
 }
 
 Variable Model::logits(const Variable& normed, const ForwardPass& pass) const {
-  return head_.forward(context_.tensor().enter(normed, pass.tokens, logits_are_sharded()));
+  Variable entered = context_.tensor().enter(normed, pass.tokens, logits_are_sharded());
+  if (pass.options.last_only && pass.tokens > 1) {
+    const Tensor last = entered.value().slice(1, pass.tokens - 1, pass.tokens);
+    entered = ops::to_dtype(last, last.dtype());  // dense
+  }
+  return head_.forward(entered);
 }
 
 Model::Stream Model::block(std::size_t index, const Stream& stream, const ForwardPass& pass) const {
@@ -114,13 +125,31 @@ Model::Stream Model::block(std::size_t index, const Stream& stream, const Forwar
   return {std::move(result.normed), std::move(result.sum)};
 }
 
+SequenceSharding Model::announce_tokens(std::int64_t length, std::int64_t batch,
+                                        const ForwardOptions& options) const {
+  const AttentionStrategy& strategy = context_.attention();
+  KeyValueCache* const cache = options.cache;
+  if (cache == nullptr) return strategy.sharding(length);
+  require(is_causal() && options.tape == nullptr && cache->batch() == batch,
+          "a cache of {} sequences serves inference over {} sequences of a causal model only",
+          cache->batch(), cache->batch());
+  if (cache->length() > 0) {
+    cache->extend(length);
+    return strategy.following(length);
+  }
+  SequenceSharding sharding = strategy.sharding(length);
+  cache->extend(length, sharding.runs(context_.mesh().coordinates().context));
+  return sharding;
+}
+
 ForwardPass Model::start(std::span<const std::int32_t> ids, std::int64_t batch,
                          const ForwardOptions& options) const {
   require(batch > 0 && !ids.empty() && std::ssize(ids) % batch == 0,
           "{} token ids do not form a batch of {} sequences", ids.size(), batch);
   const std::int64_t length = std::ssize(ids) / batch;
-  require(length <= maximum_length_, "a sequence of {} tokens exceeds the model's {}", length,
-          maximum_length_);
+  const std::int64_t past = options.cache == nullptr ? 0 : options.cache->length();
+  require(past + length <= maximum_length_, "a sequence of {} tokens exceeds the model's {}",
+          past + length, maximum_length_);
   const std::vector<KeyRange>& real = options.real_tokens;
   require(real.empty() || std::ssize(real) == batch,
           "{} ranges of real tokens for a batch of {} sequences", real.size(), batch);
@@ -129,16 +158,19 @@ ForwardPass Model::start(std::span<const std::int32_t> ids, std::int64_t batch,
     const auto row = static_cast<std::size_t>(b);
     const std::vector<std::int32_t> own = this->positions(
         ids.subspan(row * static_cast<std::size_t>(length), static_cast<std::size_t>(length)),
-        real.empty() ? KeyRange{0, length} : real[row]);
+        real.empty() ? KeyRange{-past, length}
+                     : KeyRange{real[row].begin - past, real[row].end - past});
     positions.insert(positions.end(), own.begin(), own.end());
   }
-  const SequenceSharding sharding = context_.attention().sharding(length);
-  const std::int64_t tokens = sharding.local_tokens(context_.mesh().coordinates().context);
+  const SequenceSharding sharding = announce_tokens(length, batch, options);
+  const int rank = context_.mesh().coordinates().context;
+  const std::vector<TokenRun> runs = sharding.runs(rank);
+  const std::int64_t tokens = sharding.local_tokens(rank);
   ForwardPass pass{.context = context_,
                    .sharding = sharding,
                    .tokens = tokens,
-                   .ids = upload(local_values(ids, batch), {batch, tokens}, device_),
-                   .positions = upload(local_values(positions, batch), {batch * tokens}, device_),
+                   .ids = upload(dealt(ids, runs, batch), {batch, tokens}, device_),
+                   .positions = upload(dealt(positions, runs, batch), {batch * tokens}, device_),
                    .options = options,
                    .selective = options.recomputation == Recomputation::selective};
   if (plan_.outline().token_types > 0) {
@@ -146,7 +178,7 @@ ForwardPass Model::start(std::span<const std::int32_t> ids, std::int64_t batch,
     types.resize(types.empty() ? ids.size() : types.size(), 0);
     require(types.size() == ids.size(), "{} token types for {} token ids", types.size(),
             ids.size());
-    pass.token_types = upload(local_values(types, batch), {batch * tokens}, device_);
+    pass.token_types = upload(dealt(types, runs, batch), {batch * tokens}, device_);
   }
   // Under a causal mask no real token sees padding behind it.
   if (is_causal() &&
@@ -197,6 +229,46 @@ Variable Model::forward(std::span<const std::int32_t> ids, std::int64_t batch,
     options.observer("final", stream.normed.value());
   }
   return logits(stream.normed, pass);
+}
+
+Tensor Model::next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
+                          const ForwardOptions& options) const {
+  const bool follows = options.cache != nullptr && options.cache->length() > 0;
+  ForwardOptions last = options;
+  last.last_only = true;
+  const Tensor logits = forward(ids, batch, last).value();
+  if (context_.world().size() == 1) {
+    return ops::to_host(ops::to_dtype(logits.view({batch, logits.dim(2)}), DType::f32));
+  }
+  const MeshCoordinates& at = context_.mesh().coordinates();
+  // Of the ranks that share the sequence, one has its last token, or all have.
+  bool has_last = at.context == 0;
+  if (!follows) {
+    const std::int64_t length = std::ssize(ids) / batch;
+    const std::vector<TokenRun> runs = context_.attention().sharding(length).runs(at.context);
+    has_last = !runs.empty() && runs.back().position + runs.back().length == length;
+  }
+  const Tensor gathered =
+      context_.world().allocate({batch, plan_.dimensions().vocab_size}, DType::f32, device_);
+  ops::fill(gathered, 0.0F);
+  if (has_last && (logits_are_sharded() || at.tensor == 0)) {
+    const ShardRange vocabulary = plan_.vocabulary(at.tensor);
+    ops::copy(logits.view({batch, logits.dim(2)}),
+              gathered.slice(1, vocabulary.row_begin, vocabulary.row_end));
+  }
+  // Adding zeros is exact, so a sum is a gather that knows nothing of who holds what.
+  context_.world().all_reduce(gathered);
+  return ops::to_host(gathered);
+}
+
+KeyValueCache Model::make_cache(std::int64_t batch, std::int64_t tokens) const {
+  const MeshCoordinates& at = context_.mesh().coordinates();
+  return KeyValueCache({.layers = plan_.dimensions().layers,
+                        .batch = batch,
+                        .tokens = tokens,
+                        .kv_heads = plan_.key_value_heads(at.tensor),
+                        .head_dim = plan_.dimensions().head_dim},
+                       dtype_, device_, at.context, context_.mesh().shape().context);
 }
 
 Tensor Model::gather_logits(const Tensor& logits, std::span<const std::int64_t> wanted,

@@ -67,6 +67,13 @@ class Model {
   [[nodiscard]] Variable forward(std::span<const std::int32_t> ids, std::int64_t batch,
                                  const ForwardOptions& options) const;
 
+  /// Logits of the token that follows each sequence, [batch, vocab] f32 in host memory, whole on
+  /// every rank. As a forward pass with last_only. Collective.
+  [[nodiscard]] Tensor next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
+                                   const ForwardOptions& options) const;
+  /// An empty cache for this rank's part of `batch` sequences of up to `tokens` tokens.
+  [[nodiscard]] KeyValueCache make_cache(std::int64_t batch, std::int64_t tokens) const;
+
   /// Of values [batch, length], the same on every rank, those of the tokens whose logits this rank
   /// computes, in their order.
   [[nodiscard]] std::vector<std::int32_t> local_values(std::span<const std::int32_t> values,
@@ -120,6 +127,8 @@ class Model {
  private:
   [[nodiscard]] ForwardPass start(std::span<const std::int32_t> ids, std::int64_t batch,
                                   const ForwardOptions& options) const;
+  [[nodiscard]] SequenceSharding announce_tokens(std::int64_t length, std::int64_t batch,
+                                                 const ForwardOptions& options) const;
   [[nodiscard]] Stream enter_blocks(const ForwardPass& pass) const;
   [[nodiscard]] Stream run_blocks(Stream stream, const ForwardPass& pass) const;
 

@@ -2,6 +2,7 @@
 #include "parallel/context_parallel.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/error.hpp"
 #include "core/ops.hpp"
@@ -53,6 +54,9 @@ class LocalAttention final : public AttentionStrategy {
   [[nodiscard]] SequenceSharding sharding(std::int64_t sequence_length) const override {
     return {sequence_length, 1};
   }
+  [[nodiscard]] SequenceSharding following(std::int64_t tokens) const override {
+    return {tokens, 1};
+  }
 
   void forward(const AttentionOperands& operands, const SelfAttention& attention,
                const SequenceSharding& /*sharding*/, const AttentionResult& result) const override {
@@ -61,6 +65,13 @@ class LocalAttention final : public AttentionStrategy {
           problem(operands, group, mask(attention), attention), query_heads(result.out, group),
           result.log_sum_exp.defined() ? row_heads(result.log_sum_exp, group) : Tensor());
     }
+  }
+
+  void forward_cached(const AttentionOperands& operands, const SelfAttention& attention,
+                      const SequenceSharding& sharding, KeyValueCache& cache, std::int64_t layer,
+                      const AttentionResult& result) const override {
+    cache.store(layer, operands.k, operands.v);
+    forward({operands.q, cache.keys(layer), cache.values(layer)}, attention, sharding, result);
   }
 
   void backward(const AttentionOperands& operands, const SelfAttention& attention,
@@ -88,6 +99,9 @@ class RingAttention final : public AttentionStrategy {
   [[nodiscard]] SequenceSharding sharding(std::int64_t sequence_length) const override {
     return {sequence_length, communicator_.size()};
   }
+  [[nodiscard]] SequenceSharding following(std::int64_t tokens) const override {
+    return SequenceSharding::replicated(tokens, communicator_.size());
+  }
 
   void forward(const AttentionOperands& operands, const SelfAttention& attention,
                const SequenceSharding& sharding, const AttentionResult& result) const override {
@@ -111,6 +125,17 @@ class RingAttention final : public AttentionStrategy {
       if (step > 0) attention_merge(block_sum, block_log_sum_exp, sum, log_sum_exp);
     });
     ops::copy(sum, result.out);
+  }
+
+  void forward_cached(const AttentionOperands& operands, const SelfAttention& attention,
+                      const SequenceSharding& sharding, KeyValueCache& cache, std::int64_t layer,
+                      const AttentionResult& result) const override {
+    cache.store(layer, operands.k, operands.v);
+    if (cache.new_tokens().position == 0) {
+      forward(operands, attention, sharding, result);
+    } else {
+      attend_to_all_caches(operands.q, attention, cache, layer, result.out);
+    }
   }
 
   void backward(const AttentionOperands& operands, const SelfAttention& attention,
@@ -154,6 +179,46 @@ class RingAttention final : public AttentionStrategy {
   }
 
  private:
+  /// Every rank has all queries and attends to the tokens that it holds; the partial results
+  /// [out | log-sum-exp] of all ranks, in f32, merge in rank order on each of them.
+  void attend_to_all_caches(const Tensor& q, const SelfAttention& attention,
+                            const KeyValueCache& cache, std::int64_t layer,
+                            const Tensor& out) const {
+    const Shape rows{q.dim(0), q.dim(2), q.dim(1)};
+    const std::int64_t length = q.elements() + rows.elements();
+    const Tensor own = communicator_.allocate({length}, DType::f32, q.device());
+    const auto sums = [&](const Tensor& message) {
+      return message.slice(0, 0, q.elements()).view(q.shape());
+    };
+    const auto log_sum_exps = [&](const Tensor& message) {
+      return message.slice(0, q.elements(), length).view(rows);
+    };
+    if (cache.held_tokens() == 0) {
+      ops::fill(sums(own), 0.0F);
+      ops::fill(log_sum_exps(own), -std::numeric_limits<float>::infinity());
+    } else {
+      AttentionMask mask{.causal = true, .window = attention.window};
+      mask.query_runs = {cache.new_tokens()};
+      mask.key_runs = cache.runs();
+      for (const KeyRange& tokens : attention.real_tokens) {
+        mask.key_ranges.push_back(rows_within(cache.runs(), tokens));
+      }
+      for (const HeadGroup& group : attention.groups) {
+        attention_partial(
+            problem({q, cache.keys(layer), cache.values(layer)}, group, mask, attention),
+            query_heads(sums(own), group), row_heads(log_sum_exps(own), group));
+      }
+    }
+    const int ranks = communicator_.size();
+    const Tensor all = communicator_.allocate({length * ranks}, DType::f32, q.device());
+    communicator_.all_gather(own, all, 0, Partition::even(length * ranks, ranks));
+    for (int rank = 1; rank < ranks; ++rank) {
+      const Tensor message = all.slice(0, length * rank, length * (rank + 1));
+      attention_merge(sums(message), log_sum_exps(message), sums(all), log_sum_exps(all));
+    }
+    ops::copy(sums(all), out);
+  }
+
   /// Keys and values of one rank's tokens, and how this rank's queries see them.
   struct Block {
     Tensor keys;
@@ -251,10 +316,27 @@ Variable self_attention(const Variable& x, const SelfAttention& attention,
   });
 }
 
+Tensor cached_self_attention(const Tensor& x, const SelfAttention& attention,
+                             const AttentionStrategy& strategy, const SequenceSharding& sharding,
+                             KeyValueCache& cache, std::int64_t layer) {
+  const AttentionOperands operands = AttentionOperands::of(x, attention);
+  const Tensor& q = operands.q;
+  const AttentionResult result{like(q, q.dtype()), {}};
+  strategy.forward_cached(operands, attention, sharding, cache, layer, result);
+  return result.out.view({q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
+}
+
 SequenceSharding::SequenceSharding(std::int64_t sequence_length, int ranks)
     : chunks_(Partition::even(sequence_length, 2 * ranks)) {}
 
+SequenceSharding SequenceSharding::replicated(std::int64_t sequence_length, int ranks) {
+  SequenceSharding sharding(sequence_length, ranks);
+  sharding.replicated_ = true;
+  return sharding;
+}
+
 std::vector<TokenRun> SequenceSharding::runs(int rank) const {
+  if (replicated_) return {{.position = 0, .length = sequence_length()}};
   const int mirrored = chunks_.parts() - 1 - rank;
   std::vector<TokenRun> runs;
   for (const int chunk : {rank, mirrored}) {
@@ -269,6 +351,7 @@ std::vector<TokenRun> SequenceSharding::runs(int rank) const {
 }
 
 std::int64_t SequenceSharding::local_tokens(int rank) const {
+  if (replicated_) return sequence_length();
   return chunks_.share(rank) + chunks_.share(chunks_.parts() - 1 - rank);
 }
 
@@ -279,13 +362,7 @@ std::int64_t SequenceSharding::largest_local_tokens() const {
 }
 
 KeyRange SequenceSharding::rows_within(int rank, const KeyRange& tokens) const {
-  KeyRange rows;
-  for (const TokenRun& run : runs(rank)) {
-    // Tokens of the run in front of the range, and in front of its end.
-    rows.begin += std::clamp<std::int64_t>(tokens.begin - run.position, 0, run.length);
-    rows.end += std::clamp<std::int64_t>(tokens.end - run.position, 0, run.length);
-  }
-  return rows;
+  return portolan::rows_within(runs(rank), tokens);
 }
 
 std::vector<HeadGroup> head_groups(std::int64_t first_head, std::int64_t heads,

@@ -9,6 +9,7 @@
 #include "attention/attention.hpp"
 #include "core/tape.hpp"
 #include "parallel/communicator.hpp"
+#include "parallel/key_value_cache.hpp"
 
 namespace portolan {
 
@@ -19,6 +20,8 @@ namespace portolan {
 class SequenceSharding {
  public:
   SequenceSharding(std::int64_t sequence_length, int ranks);
+  /// Not dealt at all: every rank holds all tokens.
+  [[nodiscard]] static SequenceSharding replicated(std::int64_t sequence_length, int ranks);
 
   [[nodiscard]] std::int64_t sequence_length() const noexcept { return chunks_.extent(); }
   [[nodiscard]] int ranks() const noexcept { return chunks_.parts() / 2; }
@@ -31,6 +34,7 @@ class SequenceSharding {
 
  private:
   Partition chunks_;
+  bool replicated_ = false;
 };
 
 /// Query heads [query_begin, query_end) that read key/value heads [kv_begin, kv_end), each of these
@@ -89,8 +93,15 @@ class AttentionStrategy {
   virtual ~AttentionStrategy() = default;
   /// How a sequence is dealt. One rank: a single run.
   [[nodiscard]] virtual SequenceSharding sharding(std::int64_t sequence_length) const = 0;
+  /// The same of tokens that follow cached ones: few, so that every rank has all of them.
+  [[nodiscard]] virtual SequenceSharding following(std::int64_t tokens) const = 0;
   virtual void forward(const AttentionOperands& operands, const SelfAttention& attention,
                        const SequenceSharding& sharding, const AttentionResult& result) const = 0;
+  /// The same over cached tokens and the operands', which the last extend() of `cache` announced
+  /// and which are added to layer `layer` of it. Writes result.out alone.
+  virtual void forward_cached(const AttentionOperands& operands, const SelfAttention& attention,
+                              const SequenceSharding& sharding, KeyValueCache& cache,
+                              std::int64_t layer, const AttentionResult& result) const = 0;
   /// Writes the gradients of the operands. grad_out like out.
   virtual void backward(const AttentionOperands& operands, const SelfAttention& attention,
                         const SequenceSharding& sharding, const AttentionResult& result,
@@ -101,6 +112,12 @@ class AttentionStrategy {
 [[nodiscard]] Variable self_attention(const Variable& x, const SelfAttention& attention,
                                       const AttentionStrategy& strategy,
                                       const SequenceSharding& sharding);
+
+/// The same over cached tokens and those of x; never recorded. See forward_cached().
+[[nodiscard]] Tensor cached_self_attention(const Tensor& x, const SelfAttention& attention,
+                                           const AttentionStrategy& strategy,
+                                           const SequenceSharding& sharding, KeyValueCache& cache,
+                                           std::int64_t layer);
 
 /// The whole sequence is here.
 [[nodiscard]] std::unique_ptr<AttentionStrategy> make_local_attention();

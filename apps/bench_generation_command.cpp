@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/bench_generation_command.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/benchmark_samples.hpp"
+#include "apps/collective_run.hpp"
+#include "apps/comparison_table.hpp"
+#include "apps/generation_benchmark.hpp"
+#include "apps/machine.hpp"
+#include "apps/options.hpp"
+#include "apps/output_file.hpp"
+#include "core/error.hpp"
+#include "models/registry.hpp"
+
+namespace portolan {
+namespace {
+
+constexpr std::int64_t kMostTokens = 1000000;
+
+struct Request {
+  CommonOptions common;
+  std::string preset = "llama-1b";
+  std::optional<std::int64_t> layers;
+  std::vector<std::string> dtypes;
+  GenerationCase setting;
+  std::vector<bool> caches = {true};
+  std::optional<std::string> out;
+};
+
+struct Row {
+  std::string dtype;
+  bool use_cache = true;
+  GenerationTimes times;
+};
+
+ModelConfig config_of(const Request& request) {
+  const ModelConfig config = preset_config(request.preset);
+  return request.layers ? config.with_layers(*request.layers) : config;
+}
+
+std::vector<Row> measure(const Request& request, const Runtime& runtime) {
+  const ModelConfig config = config_of(request);
+  const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
+  const ParallelContext context(runtime.world(), layout);
+  std::vector<Row> rows;
+  for (const std::string& dtype : request.dtypes) {
+    const std::unique_ptr<WeightSource> weights = make_random_weights(request.common.seed);
+    const std::unique_ptr<Model> model =
+        make_model({.plan = ModelPlan(config, layout),
+                    .context = context,
+                    .weights = *weights,
+                    .dtype = dtype_from_name(dtype),
+                    .device = runtime.device(),
+                    .maximum_length = request.setting.prompt_tokens + request.setting.new_tokens});
+    for (const bool use_cache : request.caches) {
+      GenerationCase setting = request.setting;
+      setting.use_cache = use_cache;
+      rows.push_back({dtype, use_cache, measure_generation(*model, setting)});
+    }
+  }
+  return rows;
+}
+
+nlohmann::ordered_json to_json(const Row& row, int ranks) {
+  const GenerationTimes& times = row.times;
+  const SampleSummary token = summary_of(times.token_s);
+  return {
+      {"dtype", row.dtype},
+      {"cache", row.use_cache},
+      {"batch", times.batch},
+      {"prompt_tokens", times.prompt_tokens},
+      {"prompt_s", times.prompt_s},
+      {"prompt_products_s", times.prompt_products_s},
+      {"token_s", {{"median", token.median}, {"min", token.minimum}, {"samples", times.token_s}}},
+      {"tokens_per_second", static_cast<double>(times.batch) / token.median},
+      {"bytes_per_token_and_rank", times.token_bytes},
+      {"bytes_per_second", times.decode_rate(ranks)},
+      {"read_bytes_per_second", times.read_rate(ranks)},
+      {"read_share", times.decode_rate(ranks) / times.read_rate(ranks)}};
+}
+
+std::string table(const std::vector<Row>& rows, int ranks) {
+  std::string text =
+      "dtype  cache  prompt tok/s  of products  ms/token       min       p80  tokens/s  GB/s read  "
+      "limit GB/s  share\n";
+  for (const Row& row : rows) {
+    const GenerationTimes& times = row.times;
+    const double prompt = summary_of(times.prompt_s).median;
+    const SampleSummary token = summary_of(times.token_s);
+    text +=
+        fmt::format("{:<5}  {:<5}  {:>12}  {:>11}  {:>8}  {:>8}  {:>8}  {:>8}", row.dtype,
+                    row.use_cache ? "on" : "off",
+                    number_text(static_cast<double>(times.prompt_tokens * times.batch) / prompt),
+                    percent_text(summary_of(times.prompt_products_s).median / prompt),
+                    number_text(1e3 * token.median), number_text(1e3 * token.minimum),
+                    number_text(1e3 * token.percentile80),
+                    number_text(static_cast<double>(times.batch) / token.median));
+    if (row.use_cache) {
+      text += fmt::format("  {:>9}  {:>10}  {:>5}", number_text(1e-9 * times.decode_rate(ranks)),
+                          number_text(1e-9 * times.read_rate(ranks)),
+                          percent_text(times.decode_rate(ranks) / times.read_rate(ranks)));
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+void report(const Request& request, const std::vector<Row>& rows, const Runtime& runtime,
+            const Machine& machine) {
+  const int ranks = runtime.world().size();
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const Row& row : rows) list.push_back(to_json(row, ranks));
+  const nlohmann::ordered_json document{{"environment",
+                                         {{"machine", to_json(machine)},
+                                          {"runtime", runtime.description()},
+                                          {"ranks", ranks},
+                                          {"threads_per_rank", runtime.threads()},
+                                          {"emulated_link", request.common.link.to_string()}}},
+                                        {"model", request.preset},
+                                        {"rows", std::move(list)}};
+  const std::string text = document.dump(2) + "\n";
+  if (request.out) write_file(std::filesystem::path(*request.out) / "generation.json", text);
+  if (request.common.json) {
+    fmt::print("{}", text);
+    return;
+  }
+  fmt::print("{}, {} rank{} x {} thread{}, {} + {} tokens, batch {}\n{}", request.preset, ranks,
+             ranks == 1 ? "" : "s", runtime.threads(), runtime.threads() == 1 ? "" : "s",
+             request.setting.prompt_tokens, request.setting.new_tokens, request.setting.batch,
+             table(rows, ranks));
+}
+
+void run(const Request& request) {
+  const Machine machine = describe_machine();
+  run_collectively({.device = request.common.device,
+                    .threads = request.common.threads.value_or(0),
+                    .link = request.common.link},
+                   [&](Runtime& runtime) {
+                     const bool is_root = runtime.world().rank() == 0;
+                     if (is_root && request.out) prepare_output_folder(*request.out);
+                     const std::vector<Row> rows = measure(request, runtime);
+                     if (is_root) report(request, rows, runtime, machine);
+                     runtime.world().barrier();
+                   });
+}
+
+CLI::App* add_command(CLI::App& bench, const char* name, const char* description,
+                      const std::shared_ptr<Request>& request) {
+  CLI::App* command = bench.add_subcommand(name, description);
+  Request* const r = request.get();  // lives in the callback below
+  const auto add = [command](const std::string& option, const std::string& help,
+                             const std::string& value,
+                             std::function<void(const std::string&)> store) {
+    command->add_option_function<std::string>(option, std::move(store), help)->type_name(value);
+  };
+  const auto add_count = [&add](const std::string& option, const std::string& help,
+                                std::int64_t* value) {
+    add(option, fmt::format("{} (default {})", help, *value), "N",
+        [option, value](const std::string& text) {
+          *value = parse_integer(option, text, 1, kMostTokens);
+        });
+  };
+  add("--preset", fmt::format("Model shape (default {})", r->preset), "NAME",
+      [r](const std::string& text) { r->preset = text; });
+  add("--layers", "Layers of it", "N", [r](const std::string& text) {
+    r->layers = parse_integer("--layers", text, 1, kMaximumLayers);
+  });
+  add("--dtypes", fmt::format("Of f32, bf16, f16 (default {})", fmt::join(r->dtypes, ",")), "A,B",
+      [r](const std::string& text) {
+        r->dtypes = parse_names("--dtypes", text, {"f32", "bf16", "f16"});
+      });
+  add_count("--prompt", "Tokens of a prompt", &r->setting.prompt_tokens);
+  add_count("--tokens", "New tokens", &r->setting.new_tokens);
+  add_count("--batch", "Sequences", &r->setting.batch);
+  add("--out", "Where generation.json goes, created if need be", "DIR",
+      [r](const std::string& text) { r->out = text; });
+  add_run_options(*command, r->common);
+  add_link_option(*command, r->common);
+  add_layout_options(*command, r->common);
+  add_output_options(*command, r->common);
+  command->callback([request] {
+    request->setting.seed = request->common.seed;
+    run(*request);
+  });
+  return command;
+}
+
+}  // namespace
+
+void add_bench_decode_command(CLI::App& bench) {
+  const auto request = std::make_shared<Request>();
+  request->dtypes = {"f32", "bf16"};
+  add_command(bench, "decode", "Generated tokens per second beside the memory's read rate", request)
+      ->footer(
+          "Random weights and prompts. A token reads every weight of a product once, and the "
+          "cached\n"
+          "keys and values; 'limit' is one pass over memory, timed between tokens; 'of products' "
+          "is\n"
+          "the share of a prompt's time that its matrix products alone take.\n"
+          "Examples:\n"
+          "  portolan bench decode --prompt 128 --tokens 64\n"
+          "  mpirun -n 2 portolan bench decode --parallel tp --preset llama-7b --layers 4");
+}
+
+void add_bench_latency_command(CLI::App& bench) {
+  const auto request = std::make_shared<Request>();
+  request->dtypes = {"f32"};
+  request->preset = "llama-34m";
+  request->setting.prompt_tokens = 1024;
+  request->setting.new_tokens = 256;
+  request->caches = {true, false};
+  add_command(bench, "latency", "Median time of a token, with and without a key/value cache",
+              request)
+      ->footer(
+          "The published inference table's procedure: prompt of 1024, 256 new tokens, greedy,\n"
+          "the median over tokens. Without the cache every token computes the whole sequence.\n"
+          "Examples:\n"
+          "  portolan bench latency\n"
+          "  mpirun -n 2 portolan bench latency --parallel tp --preset llama-1b --dtypes bf16 "
+          "--tokens 16");
+}
+
+}  // namespace portolan

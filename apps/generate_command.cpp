@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "apps/commands.hpp"
+#include "apps/generate.hpp"
+
+namespace portolan {
+void add_generate_command(CLI::App& application) {
+  CLI::App* command =
+      application.add_subcommand("generate", "Continue prompts with a causal model");
+  const auto request = std::make_shared<GenerateRequest>();
+  GenerateRequest* const r = request.get();  // `request` lives in the callback below
+  command->add_option("--model", r->model, "Folder of the model")->required()->type_name("DIR");
+  command->add_option("--prompt", r->prompts, "Text to continue; several times for several texts")
+      ->type_name("TEXT")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
+  command
+      ->add_option("--ids", r->ids,
+                   "Token ids instead, used as given: sequences by ';', ids by ','")
+      ->type_name("IDS");
+  command->add_option("--tokenizer", r->tokenizer, "Instead of the folder's")->type_name("FILE");
+  GenerationOptions& options = r->options;
+  options.max_new_tokens = 64;
+  command->add_option("--max-new-tokens", options.max_new_tokens, "Default 64")->type_name("N");
+  SamplingOptions& sampling = options.sampling;
+  command
+      ->add_option("--temperature", sampling.temperature,
+                   "Draw at random from logits divided by it (default 0: the likeliest token)")
+      ->type_name("T");
+  command->add_option("--top-k", sampling.top_k, "Draw from the K likeliest tokens")
+      ->type_name("K");
+  command
+      ->add_option("--top-p", sampling.top_p,
+                   "Draw from the fewest tokens that have this probability together")
+      ->type_name("P");
+  command
+      ->add_option("--min-p", sampling.min_p,
+                   "Draw from tokens at least this likely relative to the likeliest")
+      ->type_name("M");
+  command
+      ->add_option("--repetition-penalty", sampling.repetition_penalty,
+                   "Above 1: makes tokens that occurred before less likely")
+      ->type_name("R");
+  command->add_option("--beams", options.beams, "Hypotheses of a beam search (default 1: none)")
+      ->type_name("B");
+  command
+      ->add_option("--length-penalty", options.length_penalty,
+                   "Exponent of the length that scores of beams are divided by (default 1)")
+      ->type_name("X");
+  command->add_option("--stop", r->stops, "End before this text; several times for several")
+      ->type_name("TEXT")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
+  command->add_flag("--stream", r->stream, "Print text as it comes");
+  command->add_flag("!--no-cache", r->use_cache, "Compute all tokens anew for each new one");
+  command->add_flag("--chat", r->chat, "The prompt is a user's message: apply the chat template");
+  command->add_option("--system", r->system, "System message of the chat")->type_name("TEXT");
+  command->add_flag("--log-probabilities", options.log_probabilities,
+                    "With --json, those of the new tokens");
+  add_run_options(*command, r->common);
+  add_link_option(*command, r->common);
+  add_mesh_options(*command, r->common);
+  add_output_options(*command, r->common);
+  command->footer(
+      "Examples:\n"
+      "  portolan generate --model DIR --prompt \"Once upon a time\" --max-new-tokens 40 --stream\n"
+      "  portolan generate --model DIR --prompt \"Why?\" --chat --temperature 0.8 --top-p 0.95\n"
+      "  mpirun -n 2 portolan generate --model DIR --parallel tp --ids \"1,5,7;1,9\" --json");
+  command->callback([request] {
+    request->options.sampling.seed = request->common.seed;
+    run_generate(std::move(*request));
+  });
+}
+
+}  // namespace portolan

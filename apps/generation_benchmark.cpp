@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/generation_benchmark.hpp"
+
+#include <algorithm>
+
+#include "apps/benchmark_samples.hpp"
+#include "apps/forward_measurement.hpp"
+#include "core/backend.hpp"
+#include "core/ops.hpp"
+#include "core/timer.hpp"
+#include "models/generation/sampling.hpp"
+#include "models/generation/scorer.hpp"
+#include "parallel/gather_values.hpp"
+
+namespace portolan {
+namespace {
+
+/// Far more than any cache holds.
+constexpr std::int64_t kReadElements = std::int64_t{1} << 27;
+constexpr int kReadSamples = 12;
+constexpr int kPromptSamples = 3;
+
+/// Seconds of `work` on the slowest rank, all starting together.
+template <class Work>
+double slowest_seconds(const Model& model, Work&& work) {
+  Communicator& world = model.context().world();
+  world.barrier();
+  const Stopwatch stopwatch;
+  work();
+  backend_of(model.device()).synchronize();
+  const std::vector<double> all = gather_values(world, stopwatch.seconds());
+  return *std::ranges::max_element(all);
+}
+
+/// The products of one forward over a prompt, the head's for the last tokens only.
+class PromptProducts {
+ public:
+  PromptProducts(const Model& model, const GenerationCase& setting) : model_(model) {
+    const std::vector<const Weight*>& weights = model.product_weights();
+    const std::int64_t rows = setting.batch * setting.prompt_tokens;
+    for (const Weight* weight : weights) {
+      const bool head = weight == weights.back();
+      products_.push_back({weight, operand(head ? setting.batch : rows, weight->in_features()),
+                           operand(head ? setting.batch : rows, weight->out_features())});
+    }
+  }
+
+  void run() const {
+    for (const Product& product : products_) ops::matmul(product.x, *product.weight, product.out);
+  }
+
+ private:
+  struct Product {
+    const Weight* weight;
+    Tensor x;
+    Tensor out;
+  };
+
+  /// Products of equal sizes share operands: outputs of one are written over by the next.
+  Tensor operand(std::int64_t rows, std::int64_t columns) {
+    for (const Tensor& tensor : operands_) {
+      if (tensor.dim(0) == rows && tensor.dim(1) == columns) return tensor;
+    }
+    operands_.push_back(Tensor::empty({rows, columns}, model_.dtype(), model_.device()));
+    ops::fill(operands_.back(), 0.01F);
+    return operands_.back();
+  }
+
+  const Model& model_;
+  std::vector<Tensor> operands_;
+  std::vector<Product> products_;
+};
+
+TokenIds likeliest_tokens(NextTokenLogits& logits, std::int64_t batch) {
+  TokenIds ids;
+  for (std::int64_t row = 0; row < batch; ++row) ids.push_back(likeliest_token(logits.row(row)));
+  return ids;
+}
+
+std::int64_t product_bytes(const Model& model) {
+  std::int64_t bytes = 0;
+  for (const Weight* weight : model.product_weights()) {
+    bytes += static_cast<std::int64_t>(weight->bytes());
+  }
+  return bytes;
+}
+
+/// Of keys and values on this rank, in the middle of the new tokens.
+std::int64_t cache_bytes(const Model& model, const GenerationCase& setting) {
+  if (!setting.use_cache) return 0;
+  const CommonConfig& config = model.plan().dimensions();
+  const int ranks = model.context().mesh().shape().context;
+  const std::int64_t tokens = (setting.prompt_tokens + setting.new_tokens / 2) / ranks;
+  return 2 * setting.batch * tokens * config.layers *
+         model.plan().key_value_heads(model.context().tensor().rank()) * config.head_dim *
+         static_cast<std::int64_t>(size_of(model.dtype()));
+}
+
+}  // namespace
+
+double GenerationTimes::decode_rate(int ranks) const {
+  return static_cast<double>(token_bytes * ranks) / summary_of(token_s).median;
+}
+
+double GenerationTimes::read_rate(int ranks) const {
+  return static_cast<double>(read_bytes * ranks) / summary_of(read_s).median;
+}
+
+GenerationTimes measure_generation(const Model& model, const GenerationCase& setting) {
+  GenerationTimes times;
+  times.prompt_tokens = setting.prompt_tokens;
+  times.batch = setting.batch;
+  times.token_bytes = product_bytes(model) + cache_bytes(model, setting);
+  std::vector<TokenIds> prompts;
+  for (std::int64_t i = 0; i < setting.batch; ++i) {
+    prompts.push_back(random_token_ids(setting.seed + static_cast<std::uint64_t>(i), 1,
+                                       setting.prompt_tokens,
+                                       model.plan().dimensions().vocab_size));
+  }
+  const std::unique_ptr<SequenceScorer> scorer =
+      make_scorer(model, setting.prompt_tokens + setting.new_tokens, setting.use_cache);
+
+  const PromptProducts products(model, setting);
+  NextTokenLogits logits = scorer->start(prompts);  // warms up
+  products.run();
+  for (int i = 0; i < kPromptSamples; ++i) {
+    times.prompt_products_s.push_back(slowest_seconds(model, [&] { products.run(); }));
+    times.prompt_s.push_back(slowest_seconds(model, [&] { logits = scorer->start(prompts); }));
+  }
+
+  const Tensor memory = Tensor::empty({kReadElements}, DType::f32, model.device());
+  ops::fill(memory, 1.0F);
+  times.read_bytes = static_cast<std::int64_t>(memory.bytes());
+  Backend& backend = backend_of(model.device());
+  const auto read = [&] {
+    times.read_s.push_back(
+        slowest_seconds(model, [&] { static_cast<void>(backend.sum_of_squares(memory)); }));
+  };
+  // Between tokens, so that whatever else the machine does hits both.
+  const std::int64_t step = std::max<std::int64_t>(1, setting.new_tokens / kReadSamples);
+  for (std::int64_t token = 0; token < setting.new_tokens; ++token) {
+    if (token % step == 0) read();
+    const TokenIds ids = likeliest_tokens(logits, setting.batch);
+    times.token_s.push_back(slowest_seconds(model, [&] { logits = scorer->append(ids); }));
+  }
+  return times;
+}
+
+}  // namespace portolan
