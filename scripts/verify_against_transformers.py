@@ -42,7 +42,7 @@ def llama(draw):
          "original_max_position_embeddings": 32},
     ])
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=draw.randint(20, 300), hidden_size=draw.choice([24, 32, 40, 64]),
+        vocab_size=draw.randint(20, 300), hidden_size=heads * draw.choice([5, 8, 12]),
         intermediate_size=draw.randint(17, 150), num_hidden_layers=draw.randint(1, 3),
         num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
         rope_parameters={"rope_theta": draw.choice([1e4, 5e5])} | (scaling or {"rope_type": "default"}),
@@ -52,7 +52,7 @@ def llama(draw):
 def mistral(draw):
     kv_heads = draw.choice([1, 2])
     return transformers.MistralForCausalLM(transformers.MistralConfig(
-        vocab_size=draw.randint(20, 300), hidden_size=draw.choice([32, 64]),
+        vocab_size=draw.randint(20, 300), hidden_size=64,
         intermediate_size=draw.randint(17, 150), num_hidden_layers=draw.randint(1, 3),
         num_attention_heads=kv_heads * draw.choice([1, 2, 4]), num_key_value_heads=kv_heads,
         head_dim=draw.choice([8, 16]), sliding_window=draw.choice([3, 8, 4096]),
@@ -99,11 +99,12 @@ class Portolan:
         self.program = options.portolan
         self.ranks = options.ranks
 
-    def run(self, draw, arguments):
+    def run(self, draw, heads, arguments):
         launch = []
         if self.ranks > 1:
             launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(self.ranks)]
-            arguments = [*arguments, "--parallel", draw.choice(["tp", "sp", "ring"])]
+            modes = ["tp", "sp", "ring"] if heads >= self.ranks else ["ring"]
+            arguments = [*arguments, "--parallel", draw.choice(modes)]
         command = [*launch, self.program, *map(str, arguments), "--quiet"]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if result.returncode:
@@ -113,6 +114,10 @@ class Portolan:
 
 def text_of(sequences):
     return ";".join(",".join(map(str, sequence)) for sequence in sequences)
+
+
+def heads_of(model):
+    return model.config.num_attention_heads
 
 
 def randomize(model, seed):
@@ -136,7 +141,7 @@ def expected_logits(model, prompts):
 
 def check_logits(portolan, draw, model, prompts, folder):
     out = folder / "logits.safetensors"
-    portolan.run(draw, ["logits", "--model", folder, "--ids", text_of(prompts), "--out", out])
+    portolan.run(draw, heads_of(model), ["logits", "--model", folder, "--ids", text_of(prompts), "--out", out])
     found = load_file(out)["logits"]
     worst = 0.0
     for row, expected in zip(found, expected_logits(model, prompts)):
@@ -162,7 +167,8 @@ def check_tokens(portolan, draw, model, prompts, folder, ends):
     cache = draw.choice([[], ["--no-cache"]])
     command = ["generate", "--model", folder, "--ids", text_of(prompts), "--max-new-tokens",
                NEW_TOKENS, "--json", "--beams", beams, *cache]
-    sequences = json.loads(portolan.run(draw, command))["sequences"]
+    sequences = json.loads(portolan.run(draw, heads_of(model), command))["sequences"]
+    compared = 0
     for prompt, sequence in zip(prompts, sequences):
         with torch.no_grad():
             ids = torch.tensor([prompt])
@@ -172,6 +178,8 @@ def check_tokens(portolan, draw, model, prompts, folder, ends):
         ours = sequence["ids"]
         if ours != theirs and (beams > 1 or not near_tie(model, prompt, ours, theirs)):
             raise Mismatch(f"{beams} beams: {ours} instead of {theirs}")
+        compared += len(theirs)
+    return compared
 
 
 def check(portolan, draw, round_number):
@@ -190,9 +198,10 @@ def check(portolan, draw, round_number):
         folder = pathlib.Path(name)
         model.save_pretrained(folder)
         worst = check_logits(portolan, draw, model, prompts, folder)
+        tokens = 0
         if family in CAUSAL:
-            check_tokens(portolan, draw, model, prompts, folder, ends)
-    return family, worst
+            tokens = check_tokens(portolan, draw, model, prompts, folder, ends)
+    return family, worst, tokens
 
 
 def main():
@@ -204,23 +213,26 @@ def main():
     parser.add_argument("--portolan", default=str(ROOT / "build" / "cpu" / "apps" / "portolan"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     portolan = Portolan(options)
-    counts, worst, failures = {}, 0.0, 0
+    counts, worst, tokens, failures = {}, 0.0, 0, 0
     for round_number in range(options.first, options.first + options.rounds):
         draw = random.Random(round_number)
         try:
-            family, difference = check(portolan, draw, round_number)
+            family, difference, compared = check(portolan, draw, round_number)
         except Mismatch as mismatch:
             failures += 1
             print(f"round {round_number}: {mismatch}", file=sys.stderr)
             continue
         counts[family] = counts.get(family, 0) + 1
         worst = max(worst, difference)
+        tokens += compared
     print(f"{sum(counts.values())} of {options.rounds} models agree "
           f"({', '.join(f'{count} {family}' for family, count in sorted(counts.items()))}), "
           f"{options.ranks} rank{'s' * (options.ranks > 1)};"
-          f" logits differ by at most {worst:.1e} of the largest")
+          f" logits differ by at most {worst:.1e} of the largest, {tokens} generated tokens are equal")
     sys.exit(1 if failures else 0)
 
 
