@@ -89,7 +89,7 @@ void add_inspect_command(CLI::App& application) {
   auto options = std::make_shared<InspectOptions>();
   command
       .add_option("PATH", options->path,
-                  "A model folder, config.json, safetensors file or its index")
+                  "A model folder, config.json, tokenizer, safetensors file or its index")
       ->type_name("")
       ->required();
   add_mesh_options(command, options->common);

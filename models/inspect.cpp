@@ -13,6 +13,7 @@
 #include "core/safetensors.hpp"
 #include "models/checkpoint.hpp"
 #include "models/config_fields.hpp"
+#include "models/tokenizers/tokenizer.hpp"
 
 namespace portolan {
 namespace {
@@ -109,6 +110,27 @@ InspectReport inspect_config(const fs::path& path) {
   return report;
 }
 
+Json describe_tokenizer(const Tokenizer& tokenizer) {
+  const auto token = [&](const std::optional<TokenId>& id) {
+    return id ? Json{{"id", *id}, {"token", tokenizer.token(*id).value_or("")}} : Json(nullptr);
+  };
+  const SpecialTokens& special = tokenizer.special();
+  return {{"format", name_of(tokenizer.format())},
+          {"tokens", tokenizer.vocab_size()},
+          {"bos", token(special.bos)},
+          {"eos", token(special.eos)},
+          {"unknown", token(special.unknown)},
+          {"pad", token(special.pad)},
+          {"mask", token(special.mask)}};
+}
+
+InspectReport inspect_tokenizer(const fs::path& path) {
+  InspectReport report;
+  report.json = {{"path", path_text(path)}, {"kind", "tokenizer"}};
+  report.json.update(describe_tokenizer(load_tokenizer(path)));
+  return report;
+}
+
 InspectReport inspect_folder(const fs::path& path) {
   const Checkpoint checkpoint(path, Checkpoint::UnknownDTypes::list);
   Json dtypes = Json::object();
@@ -132,7 +154,9 @@ InspectReport inspect_folder(const fs::path& path) {
                  {"bytes", bytes},
                  {"dtypes", std::move(dtypes)},
                  {"files", describe_files(checkpoint.files())},
-                 {"unused_tensors", stored - checkpoint.parameters().size()}};
+                 {"unused_tensors", stored - checkpoint.parameters().size()},
+                 {"tokenizer",
+                  find_tokenizer(path) ? describe_tokenizer(load_tokenizer(path)) : Json(nullptr)}};
   return report;
 }
 
@@ -172,19 +196,18 @@ InspectReport inspect_safetensors(const fs::path& path) {
 
 [[noreturn]] void fail_unsupported(const fs::path& path, std::string_view what) {
   throw UnsupportedError(
-      fmt::format("{}: unsupported kind of file: expected a model folder, a config, a checkpoint "
-                  "index or a safetensors file, found {}",
+      fmt::format("{}: unsupported kind of file: expected a model folder, a config, a tokenizer, a "
+                  "checkpoint index or a safetensors file, found {}",
                   path_text(path), what));
 }
 
 InspectReport inspect_json(const fs::path& path) {
   if (path.filename().native().ends_with(".safetensors.index.json")) return inspect_index(path);
+  if (path.filename() == "tokenizer.json") return inspect_tokenizer(path);
   const nlohmann::json document = read_json_file(path, {.bytes = std::size_t{64} << 20});
   if (document.is_object()) {
     if (document.contains("weight_map")) return inspect_index(path);
-    if (document.contains("model") && document["model"].is_object()) {
-      fail_unsupported(path, "a tokenizer");
-    }
+    if (document.contains("model") && document["model"].is_object()) return inspect_tokenizer(path);
   }
   return inspect_config(path);
 }
@@ -266,6 +289,7 @@ InspectReport inspect(const fs::path& path) {
   const std::string extension = path.extension().string();
   if (extension == ".safetensors") return inspect_safetensors(path);
   if (extension == ".json") return inspect_json(path);
+  if (extension == ".model") return inspect_tokenizer(path);
   return inspect_by_content(path);
 }
 

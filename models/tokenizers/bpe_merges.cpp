@@ -49,7 +49,8 @@ void BpeMerges::grow() {
 
 void BpeMerges::apply(std::vector<TokenId>& symbols, Scratch& scratch) const {
   require(symbols.size() < kNone, "a text has at most {} symbols", kNone - 1);
-  auto& [nodes, heap] = scratch;
+  std::vector<Scratch::Node>& nodes = scratch.nodes;
+  std::vector<Candidate>& heap = scratch.heap;
   nodes.clear();
   heap.clear();
   const auto count = static_cast<std::uint32_t>(symbols.size());

@@ -255,17 +255,24 @@ std::vector<TokenId> ChatTemplate::ids(std::span<const ChatMessage> messages,
     return tokenizer.encode(text(messages, tokenizer, today), false);
   }
   std::vector<TokenId> ids;
+  std::string text_between;
+  const auto encode_text = [&] {
+    const std::vector<TokenId> more = tokenizer.encode(text_between, false);
+    ids.insert(ids.end(), more.begin(), more.end());
+    text_between.clear();
+  };
   for (const Part& part : parts(messages, tokenizer, today)) {
     if (!part.is_special) {
-      const std::vector<TokenId> more = tokenizer.encode(part.text, false);
-      ids.insert(ids.end(), more.begin(), more.end());
+      text_between += part.text;
       continue;
     }
+    encode_text();
     const auto id = tokenizer.find(part.text);
     require(id.has_value(), "this chat format needs the token {}, which the tokenizer lacks",
             part.text);
     ids.push_back(*id);
   }
+  encode_text();
   return ids;
 }
 

@@ -10,7 +10,7 @@ import unittest
 
 from command import DATA, PORTOLAN, CommandTest, clean_environment, run
 
-COMMANDS = ("compare", "report", "info", "inspect", "plan", "logits", "attention", "bench")
+COMMANDS = ("compare", "report", "info", "inspect", "plan", "logits", "tokenize", "attention", "bench")
 
 
 class Usage(CommandTest):

@@ -15,7 +15,7 @@ using testing::TemporaryFolder;
 using testing::write_file;
 
 TEST(Inspect, EveryMalformedInputIsRefusedWithOneLineThatStartsWithThePathAsGiven) {
-  for (const char* kind : {"safetensors", "config", "model"}) {
+  for (const char* kind : {"safetensors", "config", "model", "tokenizer"}) {
     for (const testing::BadCase& each : testing::bad_cases(kind)) {
       const auto path = data_path("bad/" + each.path);
       const std::string message = input_error([&] { static_cast<void>(inspect(path)); });
@@ -72,6 +72,33 @@ TEST(Inspect, AnIndexIsCheckedAgainstItsFiles) {
   EXPECT_FALSE(input_error([&] { static_cast<void>(inspect(bad)); }).empty());
 }
 
+TEST(Inspect, ATokenizerIsDescribed) {
+  const InspectReport report = inspect(data_path("tokenizers/llama2-spm/tokenizer.json"));
+  EXPECT_EQ(report.json.at("kind"), "tokenizer");
+  EXPECT_EQ(report.json.at("format"), "tokenizer.json");
+  EXPECT_EQ(report.json.at("tokens"), 800);
+  EXPECT_EQ(report.json.at("bos"), (nlohmann::ordered_json{{"id", 1}, {"token", "<s>"}}));
+  EXPECT_TRUE(report.json.at("mask").is_null());
+  const InspectReport pieces = inspect(data_path("tokenizers/llama2-spm/tokenizer.model"));
+  EXPECT_EQ(pieces.json.at("format"), "SentencePiece");
+  EXPECT_EQ(pieces.json.at("tokens"), 800);
+}
+
+TEST(Inspect, AModelFolderSaysWhatItsTokenizerIs) {
+  EXPECT_TRUE(inspect(data_path("bad/controls/model_ok")).json.at("tokenizer").is_null());
+  const TemporaryFolder folder;
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    write_file(folder / name, read_file(data_path("bad/controls/model_ok") / name));
+  }
+  const auto pieces = read_file(data_path("tokenizers/llama2-spm/tokenizer.model"));
+  write_file(folder / "tokenizer.model", pieces);
+  EXPECT_EQ(inspect(folder.path()).json.at("tokenizer").at("format"), "SentencePiece");
+  const std::string whole = (folder / "tokenizer.model").string();
+  write_file(folder / "tokenizer.model", pieces.substr(0, 100));
+  const std::string message = input_error([&] { static_cast<void>(inspect(folder.path())); });
+  EXPECT_TRUE(message.starts_with(whole)) << message;
+}
+
 TEST(Inspect, WithoutATellingNameTheContentDecides) {
   const TemporaryFolder folder;
   write_file(folder / "a", read_file(data_path("bad/controls/minimal.safetensors")));
@@ -82,11 +109,9 @@ TEST(Inspect, WithoutATellingNameTheContentDecides) {
 
 TEST(Inspect, OtherKindsOfFilesAreUnsupportedAndAbsentOnesAreErrors) {
   const TemporaryFolder folder;
-  write_file(folder / "tokenizer.json", R"({"version": "1.0", "model": {"type": "BPE"}})");
-  write_file(folder / "tokenizer.model", "\x0a\x10text");
   write_file(folder / "notes.txt", "hello, this is text");
   write_file(folder / "empty", "");
-  for (const char* name : {"tokenizer.json", "tokenizer.model", "notes.txt", "empty"}) {
+  for (const char* name : {"notes.txt", "empty"}) {
     try {
       static_cast<void>(inspect(folder / name));
       ADD_FAILURE() << name << " was accepted";

@@ -10,11 +10,16 @@
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
 #include "models/config.hpp"
+#include "models/tokenizers/tokenizer_json.hpp"
+#include "models/tokenizers/tokenizer_sentencepiece.hpp"
+#include "models/tokenizers/unicode_text.hpp"
 #include "tests/unit/file_testing.hpp"
+#include "tests/unit/tokenizer_testing.hpp"
 
 namespace portolan {
 namespace {
 
+using nlohmann::json;
 using testing::data_path;
 using testing::read_file;
 
@@ -64,7 +69,11 @@ class Mutator {
                                                      "dtype",
                                                      "shape",
                                                      "data_offsets",
-                                                     "__metadata__"};
+                                                     "__metadata__",
+                                                     "ByteLevel",
+                                                     "(a*)*",
+                                                     "\\\\s",
+                                                     "Sequence"};
     const std::size_t at = below(text.size() + 1);
     const std::size_t length = std::min(text.size() - at, 1 + below(12));
     switch (below(6)) {
@@ -173,6 +182,66 @@ TEST(Mutations, OfConfigsGiveBoundedConfigsOrInputErrors) {
   }
   EXPECT_GT(accepted, 100);
   EXPECT_GT(refused, 1000);
+}
+
+/// Bad or good, a text goes in and whole characters come out.
+void expect_sound(const Tokenizer& tokenizer, std::size_t file_size) {
+  // Every token takes at least three bytes of its file.
+  ASSERT_LE(tokenizer.vocab_size(), file_size);
+  try {
+    const auto ids = tokenizer.encode("the <s>A\xC3\xA4  12\n\xE6\x97\xA5");
+    ASSERT_FALSE(find_invalid_utf8(tokenizer.decode(ids)).has_value());
+  } catch (const Error&) {
+    // A damaged pattern may run without end, and is stopped.
+  }
+}
+
+/// Counts what `read` makes of mutations of `seeds`.
+template <typename Read>
+void mutate_tokenizers(std::uint32_t seed, int rounds, const std::vector<std::string>& seeds,
+                       const Read& read) {
+  Mutator mutate(seed);
+  int accepted = 0;
+  int refused = 0;
+  for (int round = 0; round < rounds; ++round) {
+    for (const std::string& each : seeds) {
+      const std::string bytes = mutate(each);
+      try {
+        expect_sound(read(bytes), bytes.size());
+        ++accepted;
+      } catch (const InputError&) {
+        ++refused;
+      } catch (const UnsupportedError&) {
+        ++refused;
+      }
+    }
+  }
+  EXPECT_GT(accepted, 100);
+  EXPECT_GT(refused, 1000);
+}
+
+TEST(Mutations, OfTokenizerJsonsGiveSoundTokenizersOrInputErrors) {
+  std::vector<std::string> seeds;
+  for (testing::ComponentCase& component : testing::component_cases()) {
+    // With the small tables alone, so that most damage is not to them.
+    json& model = component.document["model"];
+    if (model.at("merges").size() > 8) {
+      model["vocab"] = {{"a", 0}, {"b", 1}, {"ab", 2}, {"<unk>", 3}, {"\u2581", 4}, {"<s>", 5}};
+      model["merges"] = {"a b"};
+      component.document["added_tokens"] = json::array();
+      component.document["post_processor"] = nullptr;
+    }
+    seeds.push_back(component.document.dump());
+  }
+  mutate_tokenizers(3, 60, seeds,
+                    [](const std::string& text) { return parse_tokenizer_json(text, "mutated"); });
+}
+
+TEST(Mutations, OfSentencePieceModelsGiveSoundTokenizersOrErrors) {
+  const std::string model = read_file(data_path("tokenizers/llama2-spm/tokenizer.model"));
+  mutate_tokenizers(4, 8000, {model}, [](const std::string& bytes) {
+    return parse_tokenizer_sentencepiece(bytes, "mutated");
+  });
 }
 
 }  // namespace
