@@ -61,6 +61,7 @@ void describe(CLI::App& application) {
   add_plan_command(application);
   add_logits_command(application);
   add_generate_command(application);
+  add_inference_command(application);
   add_fill_mask_command(application);
   add_eval_command(application);
   add_train_command(application);

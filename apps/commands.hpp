@@ -18,6 +18,8 @@ void add_info_command(CLI::App& application);
 void add_eval_command(CLI::App& application);
 void add_fill_mask_command(CLI::App& application);
 void add_generate_command(CLI::App& application);
+/// inference: the published script's command line.
+void add_inference_command(CLI::App& application);
 void add_inspect_command(CLI::App& application);
 void add_logits_command(CLI::App& application);
 void add_plan_command(CLI::App& application);

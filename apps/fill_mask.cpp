@@ -49,7 +49,7 @@ void print(const std::vector<Candidates>& masks, const Tokenizer& tokenizer, boo
     if (!json && masks.size() > 1) fmt::print("mask {}\n", mask + 1);
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const TokenProbability& candidate : masks[mask]) {
-      const std::string token = tokenizer.decode({&candidate.id, 1});
+      const std::string token = tokenizer.decode({&candidate.id, 1}, true);
       list.push_back(
           {{"id", candidate.id}, {"token", token}, {"probability", candidate.probability}});
       if (!json) fmt::print("{:>8.4f}  {:>6}  {}\n", candidate.probability, candidate.id, token);

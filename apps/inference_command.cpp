@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// `portolan inference`: the command line of the published inference script, flag by flag, so that
+// its users' job files run with another program's name in them.
+#include <CLI/CLI.hpp>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "apps/commands.hpp"
+#include "apps/generate.hpp"
+#include "core/error.hpp"
+#include "core/log.hpp"
+#include "models/checkpoint.hpp"
+#include "models/registry.hpp"
+
+namespace portolan {
+namespace {
+
+struct InferenceRequest {
+  GenerateRequest generate;
+  std::string architecture = "llama";
+  std::optional<std::string> variant;
+  std::string source = "hf";
+};
+
+DType dtype_of(const std::string& text) {
+  static const std::map<std::string, DType> dtypes{{"fp32", DType::f32},  {"float32", DType::f32},
+                                                   {"bf16", DType::bf16}, {"bfloat16", DType::bf16},
+                                                   {"fp16", DType::f16},  {"float16", DType::f16}};
+  const auto found = dtypes.find(text);
+  require(found != dtypes.end(),
+          "--default_dtype: '{}' is not one of fp32, float32, bf16, bfloat16, fp16, float16", text);
+  return found->second;
+}
+
+/// The folder decides what the model is; the flags only have to name the same architecture.
+void check_names(const InferenceRequest& request) {
+  const ModelArchitecture& architecture = model_architecture(request.architecture);
+  const Checkpoint checkpoint(request.generate.model);
+  const std::string& found = checkpoint.config().architecture;
+  require(found == architecture.name, "--architecture {}: {} holds a model of {}",
+          request.architecture, request.generate.model, found);
+  if (!request.variant) return;
+  for (const ModelVariant& variant : architecture.variants) {
+    if (variant.name != *request.variant) continue;
+    if (variant.config.common().hidden_size != checkpoint.config().common().hidden_size) {
+      log().warn("--variant {}: {} is of another size, which counts", *request.variant,
+                 request.generate.model);
+    }
+    return;
+  }
+  throw UsageError(
+      fmt::format("--variant: {} has no variant '{}'", architecture.name, *request.variant));
+}
+
+}  // namespace
+
+void add_inference_command(CLI::App& application) {
+  CLI::App* command = application.add_subcommand(
+      "inference", "generate, with the flags of the published inference script");
+  const auto request = std::make_shared<InferenceRequest>();
+  InferenceRequest* const r = request.get();  // lives in the callback below
+  GenerateRequest& generate = r->generate;
+  generate.options.max_new_tokens = 100;
+  const auto add_text = [command](const char* name, const char* help, const char* value,
+                                  std::function<void(const std::string&)> store) {
+    command->add_option_function<std::string>(name, std::move(store), help)->type_name(value);
+  };
+  command->add_option("--architecture", r->architecture, "As config.json's model_type")
+      ->type_name("NAME");
+  command->add_option("--variant", r->variant, "Size by name; the folder's own counts")
+      ->type_name("NAME");
+  command->add_option("--model_path", generate.model, "Folder of the model")
+      ->required()
+      ->type_name("DIR");
+  add_text("--model_source", "Layout of the folder: hf or meta", "NAME",
+           [r](const std::string& text) {
+             require_one_of("--model_source", text, {"hf", "meta"});
+             r->source = text;
+           });
+  command->add_option("--tokenizer", generate.tokenizer, "Its file")->type_name("FILE");
+  add_text("--device_type", "cpu, cuda or serial", "DEVICE", [r](const std::string& text) {
+    require_one_of("--device_type", text, {"cpu", "cuda", "serial"});
+    r->generate.common.device = device_kind_from_name(text);
+  });
+  add_text("--default_dtype", "fp32, bf16 or fp16", "DTYPE",
+           [r](const std::string& text) { r->generate.common.dtype = dtype_of(text); });
+  command->add_flag("!--no_use_cache", generate.use_cache, "Compute all tokens anew for each one");
+  add_text("--distributed_strategy", "Over several ranks: tp, sp or ring", "NAME",
+           [r](const std::string& text) {
+             require_one_of("--distributed_strategy", text, {"tp", "sp", "ring"});
+             r->generate.common.parallel = parallel_mode_from_name(text);
+           });
+  command->add_option("--prompt", generate.prompts, "Default: an instruction")->type_name("TEXT");
+  command->add_option("--max_new_tokens", generate.options.max_new_tokens, "Default 100")
+      ->type_name("N");
+  add_output_options(*command, generate.common);
+  command->footer(
+      "Example:\n"
+      "  portolan inference --architecture llama --variant 7b --model_path ../llama-hf "
+      "--model_source hf\n"
+      "    --tokenizer ../llama-hf/tokenizer.model --device_type cpu --default_dtype fp32 "
+      "--no_use_cache");
+  command->callback([request] {
+    check_names(*request);
+    if (request->generate.prompts.empty()) {
+      request->generate.prompts = {"Question: How is a chart of the sea read?\nAnswer:"};
+    }
+    run_generate(std::move(request->generate));
+  });
+}
+
+}  // namespace portolan

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`portolan generate`, `fill-mask`, `eval` and `inference` as a user calls them."""
+import json
+import math
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+from command import DATA, PORTOLAN, CommandTest, clean_environment, run
+
+MODELS = DATA / "models"
+NAMES = ("llama-tiny-gqa", "llama-tiny-mha-bf16", "llama3-tiny-tied", "mistral-tiny-swa",
+         "gpt-bigcode-tiny")
+QUICK = {"OMP_NUM_THREADS": "1"}
+
+
+def expected(name):
+    return json.loads((MODELS / name / "expected.json").read_text("utf-8"))
+
+
+class WithTokenizers(CommandTest):
+    """The golden models with the tokenizer that each was made with."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        for name in (*NAMES, "roberta-tiny"):
+            folder = pathlib.Path(cls.folder.name) / name
+            folder.mkdir()
+            tokenizer = DATA / "tokenizers" / expected(name)["tokenizer"]
+            for path in (*MODELS.joinpath(name).iterdir(), *tokenizer.glob("tokenizer*")):
+                os.symlink(path, folder / path.name)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def model(self, name):
+        return pathlib.Path(self.folder.name) / name
+
+    def run_json(self, *arguments):
+        result = run(*arguments, "--json", **QUICK)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return json.loads(result.stdout)
+
+
+class Generate(WithTokenizers):
+    def generate(self, name, *arguments):
+        return self.run_json("generate", "--model", self.model(name), "--dtype", "f32",
+                             "--max-new-tokens", 32, *arguments)["sequences"]
+
+    def test_text_ids_and_reasons_are_the_references(self):
+        for name in NAMES:
+            for case in expected(name)["generation"]:
+                with self.subTest(model=name, prompt=case["prompt"]):
+                    (found,) = self.generate(name, "--prompt", case["prompt"])
+                    self.assertEqual(found["ids"], case["ids"])
+                    self.assertEqual(found["text"], case["text"])
+                    self.assertEqual(found["finish_reason"],
+                                     "length" if len(case["ids"]) == 32 else "stop")
+
+    def test_several_prompts_are_continued_as_each_alone(self):
+        for name in NAMES:
+            cases = expected(name)["generation"]
+            prompts = [word for case in cases for word in ("--prompt", case["prompt"])]
+            found = self.generate(name, *prompts)
+            self.assertEqual([one["ids"] for one in found], [case["ids"] for case in cases])
+
+    def test_a_stop_string_ends_the_text_before_it(self):
+        case = expected("llama-tiny-gqa")["generation"][0]
+        stop = case["text"][4:9]
+        (found,) = self.generate("llama-tiny-gqa", "--prompt", case["prompt"], "--stop", stop)
+        self.assertEqual(found["text"], case["text"][: case["text"].index(stop)])
+        self.assertEqual(found["finish_reason"], "stop")
+        self.assertEqual(found["ids"], case["ids"][: len(found["ids"])])
+
+    def test_streaming_prints_the_same_text(self):
+        case = expected("llama3-tiny-tied")["generation"][0]
+        arguments = ("generate", "--model", self.model("llama3-tiny-tied"), "--prompt",
+                     case["prompt"], "--max-new-tokens", 32)
+        plain = run(*arguments, **QUICK)
+        self.assertEqual(plain.returncode, 0, plain.stderr)
+        self.assertEqual(plain.stdout, case["text"] + "\n")
+        self.assertEqual(run(*arguments, "--stream", **QUICK).stdout, plain.stdout)
+
+    def test_the_seed_decides_what_is_drawn(self):
+        def draw(seed):
+            return self.generate("llama-tiny-gqa", "--prompt", "You may", "--temperature", 1.5,
+                                 "--top-k", 50, "--top-p", 0.95, "--min-p", 0.001, "--seed", seed)
+        self.assertEqual(draw(1), draw(1))
+        self.assertNotEqual(draw(1), draw(2))
+
+    def test_top_k_of_one_and_a_tiny_top_p_are_greedy(self):
+        case = expected("llama-tiny-gqa")["generation"][0]
+        for extra in (("--top-k", 1), ("--top-p", 1e-9), ("--min-p", 1)):
+            (found,) = self.generate("llama-tiny-gqa", "--prompt", case["prompt"], "--temperature", 1,
+                                     *extra)
+            self.assertEqual(found["ids"], case["ids"])
+
+    def test_log_probabilities_are_negative_and_one_for_each_token(self):
+        (found,) = self.generate("llama-tiny-gqa", "--prompt", "You may", "--log-probabilities")
+        self.assertEqual(len(found["log_probabilities"]), len(found["ids"]))
+        self.assertTrue(all(value < 0 for value in found["log_probabilities"]))
+
+    def test_a_repetition_penalty_leaves_no_token_twice(self):
+        (found,) = self.generate("llama-tiny-gqa", "--ids", "5,6", "--repetition-penalty", 1e6)
+        self.assertEqual(len(set(found["ids"])), len(found["ids"]))
+
+    def test_refusals(self):
+        model = ("generate", "--model", self.model("llama-tiny-gqa"))
+        without = ("generate", "--model", MODELS / "llama-tiny-gqa")
+        for arguments, words in (
+                (model, ["--prompt", "--ids"]),
+                ((*model, "--prompt", "a", "--ids", "1"), ["--prompt", "--ids"]),
+                ((*model, "--ids", "800"), ["800", "vocabulary"]),
+                ((*model, "--prompt", "a", "--temperature", "-1"), ["temperature"]),
+                ((*model, "--prompt", "a", "--top-p", "0"), ["top-p"]),
+                ((*model, "--prompt", "a", "--beams", "0"), ["--beams"]),
+                ((*model, "--prompt", "a", "--beams", "2", "--temperature", "1"), ["--beams"]),
+                ((*model, "--prompt", "a", "--prompt", "b", "--stream"), ["--stream"]),
+                ((*model, "--prompt", "a", "--max-new-tokens", "-1"), ["--max-new-tokens"]),
+                ((*without, "--prompt", "a"), ["tokenizer"]),
+                ((*without, "--ids", "1", "--stop", "a"), ["--stop"]),
+                (("generate", "--model", self.model("roberta-tiny"), "--prompt", "a"), ["causal"]),
+                (("fill-mask", "--model", self.model("llama-tiny-gqa"), "--prompt", "a"), ["mask"]),
+                (("fill-mask", "--model", self.model("roberta-tiny"), "--prompt", "a"), ["<mask>"]),
+                (("eval", "--model", self.model("llama-tiny-gqa"), "--data", "/nowhere"),
+                 ["/nowhere"]),
+        ):
+            with self.subTest(arguments=arguments[3:]):
+                self.assert_refused(run(*arguments, **QUICK), *words)
+
+
+class FillMask(WithTokenizers):
+    def test_the_likeliest_tokens_are_the_references(self):
+        for case in expected("roberta-tiny")["fill_mask"]:
+            masks = self.run_json("fill-mask", "--model", self.model("roberta-tiny"), "--prompt",
+                                  case["text"], "--top", len(case["top_ids"]))["masks"]
+            ids = [[token["id"] for token in mask] for mask in masks]
+            self.assertIn(case["top_ids"], ids)
+            mask = masks[ids.index(case["top_ids"])]
+            self.assertEqual([token["token"] for token in mask], case["top_tokens"])
+            for token, logit in zip(mask, case["top_logits"]):
+                ratio = math.exp(logit - case["top_logits"][0])
+                self.assertAlmostEqual(token["probability"] / mask[0]["probability"], ratio, 4)
+
+
+class Eval(WithTokenizers):
+    def test_perplexity_is_that_of_the_tokens_one_by_one(self):
+        text = pathlib.Path(self.folder.name) / "text"
+        text.write_text("You may copy and distribute verbatim copies.", "utf-8")
+        model = self.model("llama-tiny-gqa")
+        tokens = subprocess.run([PORTOLAN, "tokenize", "--model", model], capture_output=True,
+                                input=json.dumps(text.read_text("utf-8")) + "\n", text=True,
+                                env=clean_environment())
+        ids = json.loads(tokens.stdout)
+        out = pathlib.Path(self.folder.name) / "logits.safetensors"
+        run("logits", "--model", model, "--ids", ",".join(map(str, ids)), "--out", out, **QUICK)
+        from tensor_file import read_tensor
+        shape, logits = read_tensor(out, "logits")
+        loss = 0.0
+        for position, following in enumerate(ids[1:]):
+            row = logits[position * shape[2]:(position + 1) * shape[2]]
+            loss += math.log(sum(math.exp(value) for value in row)) - row[following]
+        found = self.run_json("eval", "--model", model, "--data", text)
+        self.assertEqual(found["scored_tokens"], len(ids) - 1)
+        self.assertAlmostEqual(found["perplexity"] / math.exp(loss / (len(ids) - 1)), 1.0, 5)
+
+    def test_windows_score_every_token_but_the_first_once(self):
+        text = pathlib.Path(self.folder.name) / "text"
+        text.write_text("You may copy and distribute verbatim copies. " * 8, "utf-8")
+        arguments = ("eval", "--model", self.model("llama-tiny-gqa"), "--data", text)
+        whole = self.run_json(*arguments)
+        self.assertEqual(self.run_json(*arguments, "--seq-len", 7)["scored_tokens"],
+                         whole["scored_tokens"])
+
+
+class Inference(WithTokenizers):
+    def test_the_published_command_line_runs(self):
+        model = self.model("llama-tiny-gqa")
+        arguments = ("inference", "--architecture", "llama", "--variant", "7b", "--model_path", model,
+                     "--model_source", "hf", "--tokenizer", model / "tokenizer.model",
+                     "--default_dtype", "fp32", "--no_use_cache", "--max_new_tokens", 5)
+        result = run(*arguments, "--device_type", "cpu", **QUICK)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertNotEqual(result.stdout.strip(), "")
+        self.assert_refused(run(*arguments, "--device_type", "mps", **QUICK), "mps", "cpu")
+
+
+if __name__ == "__main__":
+    unittest.main()
