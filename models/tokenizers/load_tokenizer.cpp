@@ -2,6 +2,7 @@
 #include <array>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "core/error.hpp"
 #include "core/json_file.hpp"
@@ -25,13 +26,11 @@ constexpr std::array<std::pair<const char*, std::optional<TokenId> SpecialTokens
      {"pad_token", &SpecialTokens::pad},
      {"mask_token", &SpecialTokens::mask}}};
 
-/// Takes over what `file` says of special tokens: a token's text, or an object with its `content`.
-/// Text that is no token is passed over, as published files name tokens that were never added.
-void read_special_tokens(const fs::path& file, const Tokenizer& tokenizer, SpecialTokens& special) {
-  std::error_code error;
-  if (!fs::exists(file, error)) return;
-  const nlohmann::json document = read_json_file(file);
-  const JsonObject root(document, printable(file.native(), 4096));
+/// Takes over what a folder's configuration says of special tokens: a token's text, or an object
+/// with its `content`. Text that is no token is passed over, as published files name tokens that
+/// were never added.
+void read_special_tokens(const JsonObject& root, const Tokenizer& tokenizer,
+                         SpecialTokens& special) {
   for (const auto& [name, member] : kNames) {
     if (!root.has(name)) continue;
     const bool is_object = root.find(name)->is_object();
@@ -71,10 +70,25 @@ Tokenizer load_tokenizer(const fs::path& path) {
   }
   Tokenizer tokenizer = read_tokenizer_file(*file);
   SpecialTokens special = tokenizer.special();
+  bool add_bos = true;
+  bool add_eos = false;
   for (const char* name : {"special_tokens_map.json", "tokenizer_config.json"}) {
-    read_special_tokens(path / name, tokenizer, special);
+    const fs::path config = path / name;
+    if (!fs::exists(config, error)) continue;
+    const nlohmann::json document = read_json_file(config);
+    const JsonObject root(document, printable(config.native(), 4096));
+    read_special_tokens(root, tokenizer, special);
+    add_bos = root.boolean("add_bos_token", add_bos);
+    add_eos = root.boolean("add_eos_token", add_eos);
   }
   tokenizer.set_special(special);
+  // tokenizer.json says itself what goes round texts.
+  if (tokenizer.format() != TokenizerFormat::huggingface) {
+    PostProcessor around;
+    if (add_bos && special.bos) around.prefix.push_back(*special.bos);
+    if (add_eos && special.eos) around.suffix.push_back(*special.eos);
+    tokenizer.set_post_processor(std::move(around));
+  }
   return tokenizer;
 }
 

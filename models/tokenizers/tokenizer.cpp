@@ -122,6 +122,10 @@ const SpecialTokens& Tokenizer::special() const noexcept { return state_->parts.
 
 void Tokenizer::set_special(const SpecialTokens& special) { state_->parts.special = special; }
 
+void Tokenizer::set_post_processor(PostProcessor post_processor) {
+  state_->parts.post_processor = std::move(post_processor);
+}
+
 TokenizerFormat Tokenizer::format() const noexcept { return state_->parts.format; }
 
 bool Tokenizer::finds_special_in_text() const noexcept {

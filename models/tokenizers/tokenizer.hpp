@@ -74,6 +74,8 @@ class Tokenizer {
   [[nodiscard]] bool is_special(TokenId id) const;
   [[nodiscard]] const SpecialTokens& special() const noexcept;
   void set_special(const SpecialTokens& special);
+  /// What goes round texts.
+  void set_post_processor(PostProcessor post_processor);
   [[nodiscard]] TokenizerFormat format() const noexcept;
   /// Whether special tokens written in text are recognised.
   [[nodiscard]] bool finds_special_in_text() const noexcept;
@@ -108,8 +110,9 @@ class StreamingDecoder {
 
 /// Reads tokenizer.json, a SentencePiece model or a tiktoken file (told apart by content); or, from
 /// a model's folder, its tokenizer.json, else its tokenizer.model, with the special tokens that
-/// tokenizer_config.json and special_tokens_map.json name. Throws InputError, one line that starts
-/// with the path, for what is not sound or not known.
+/// tokenizer_config.json and special_tokens_map.json name and, round texts of a tokenizer.model,
+/// those that they ask for (add_bos_token, add_eos_token; by default the first alone). Throws
+/// InputError, one line that starts with the path, for what is not sound or not known.
 [[nodiscard]] Tokenizer load_tokenizer(const std::filesystem::path& path);
 
 /// The file that load_tokenizer reads from a folder; nothing if there is none.

@@ -175,6 +175,23 @@ TEST(Tokenizers, AFoldersJsonWinsAndItsConfigNamesTheSpecialTokens) {
       std::string::npos);
 }
 
+TEST(Tokenizers, AFoldersConfigSaysWhatGoesRoundTextsOfASentencePieceModel) {
+  const TemporaryFolder folder;
+  write_file(folder / "tokenizer.model",
+             read_file(data_path("tokenizers/llama2-spm/tokenizer.model")));
+  const auto around = [&](const std::string& config) {
+    write_file(folder / "tokenizer_config.json", config);
+    return load_tokenizer(folder.path()).encode("");
+  };
+  EXPECT_EQ(around("{}"), std::vector<TokenId>{1});
+  EXPECT_EQ(around(R"({"add_bos_token": false})"), std::vector<TokenId>{});
+  EXPECT_EQ(around(R"({"add_eos_token": true})"), (std::vector<TokenId>{1, 2}));
+  EXPECT_EQ(around(R"({"add_bos_token": true, "bos_token": "</s>"})"), std::vector<TokenId>{2});
+  EXPECT_EQ(load_tokenizer(folder / "tokenizer.model").encode(""), std::vector<TokenId>{1});
+  EXPECT_NE(input_error([&] { around(R"({"add_bos_token": "yes"})"); }).find("add_bos_token"),
+            std::string::npos);
+}
+
 /// The key of a message's field.
 std::string key(unsigned number, unsigned wire_type) {
   const unsigned value = number << 3 | wire_type;
