@@ -14,6 +14,7 @@ void add_attention_command(CLI::App& application);
 /// bench attention, bench ring.
 void add_bench_command(CLI::App& application);
 void add_compare_command(CLI::App& application);
+void add_convert_command(CLI::App& application);
 void add_info_command(CLI::App& application);
 void add_inspect_command(CLI::App& application);
 void add_logits_command(CLI::App& application);

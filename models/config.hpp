@@ -137,6 +137,9 @@ constexpr std::int64_t kMaximumPositions = std::int64_t{1} << 30;
 /// element type is written as dtype_name.
 [[nodiscard]] std::string config_text(const LlamaConfig& config);
 
+/// What config.json calls an element type: "float32", "bfloat16", ...
+[[nodiscard]] std::string_view torch_name_of(DType dtype);
+
 /// A built-in config: llama-7b, llama-13b, llama-70b (also 7b, 13b, 70b), llama-3-8b (8b),
 /// llama-34m (34m), llama-bytes (bytes), tiny. UsageError for other names.
 [[nodiscard]] LlamaConfig preset_config(std::string_view name);

@@ -23,6 +23,26 @@ void describe_scaling(const Llama3RopeScaling& scaling, nlohmann::ordered_json& 
 
 }  // namespace
 
+std::string_view torch_name_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return "float32";
+    case DType::bf16:
+      return "bfloat16";
+    case DType::f16:
+      return "float16";
+    case DType::f64:
+      return "float64";
+    case DType::i32:
+      return "int32";
+    case DType::i64:
+      return "int64";
+    case DType::u8:
+      return "uint8";
+  }
+  return "";
+}
+
 std::string config_text(const LlamaConfig& config) {
   const bool mistral = config.sliding_window.has_value();
   nlohmann::ordered_json json = {

@@ -12,11 +12,13 @@ namespace portolan {
 
 /// What a file or folder holds.
 struct InspectReport {
-  /// "kind" is "model", "config", "index" or "safetensors"; the other members depend on it:
+  /// "kind" is "model", "config", "index", "safetensors" or "torch"; the other members depend on
+  /// it:
   ///   model, config: architecture, config {...}, parameters
-  ///   model: bytes, dtypes, files, unused_tensors
+  ///   model: format ("hf" or "meta"), bytes, dtypes, files, unused_tensors
   ///   index: tensors (a count), files
-  ///   safetensors: elements, bytes, dtypes, metadata, tensors [{name, dtype, shape, bytes}]
+  ///   safetensors, torch: elements, bytes, dtypes, tensors [{name, dtype, shape, bytes}]
+  ///   safetensors: metadata
   /// `dtypes` maps a dtype's name in the format to {tensors, elements, bytes}. Callers may add
   /// members.
   nlohmann::ordered_json json;
@@ -27,10 +29,10 @@ struct InspectReport {
   [[nodiscard]] std::string text() const;
 };
 
-/// Looks at a model folder, a config.json, a checkpoint's index or a safetensors file (by
-/// extension, then by content) and checks that it is sound. Reads no weights and needs no device.
-/// Throws InputError, one line that starts with the path as it was given, when it is not sound, and
-/// UnsupportedError for kinds of file that it does not know.
+/// Looks at a model folder, a config.json or params.json, a checkpoint's index, a safetensors file
+/// or one of torch.save (by extension, then by content) and checks that it is sound. Reads no
+/// weights and needs no device. Throws InputError, one line that starts with the path as it was
+/// given, when it is not sound, and UnsupportedError for kinds of file that it does not know.
 [[nodiscard]] InspectReport inspect(const std::filesystem::path& path);
 
 }  // namespace portolan
