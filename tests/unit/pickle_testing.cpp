@@ -80,7 +80,7 @@ std::string zip_bytes(const std::vector<StoredZipEntry>& entries) {
         number_bytes(0, 4) + number_bytes(checksum(entry.content), 4) +
         number_bytes(entry.content.size(), 4) + number_bytes(entry.content.size(), 4) +
         number_bytes(entry.name.size(), 2) + number_bytes(0, 2);
-    directory += std::string("PK\x01\x02") + number_bytes(20, 2) + fields + number_bytes(0, 10) +
+    directory += std::string("PK\x01\x02") + number_bytes(20, 2) + fields + std::string(10, '\0') +
                  number_bytes(archive.size(), 4) + entry.name;
     archive += std::string("PK\x03\x04") + fields + entry.name + entry.content;
   }
