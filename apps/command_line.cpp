@@ -58,6 +58,7 @@ void describe(CLI::App& application) {
   add_report_command(application);
   add_info_command(application);
   add_inspect_command(application);
+  add_convert_command(application);
   add_plan_command(application);
   add_logits_command(application);
   add_generate_command(application);

@@ -14,6 +14,7 @@ void add_attention_command(CLI::App& application);
 /// bench attention, ring, decode, latency.
 void add_bench_command(CLI::App& application);
 void add_compare_command(CLI::App& application);
+void add_convert_command(CLI::App& application);
 void add_info_command(CLI::App& application);
 void add_eval_command(CLI::App& application);
 void add_fill_mask_command(CLI::App& application);

@@ -51,13 +51,11 @@ class GenerateRun {
   void run(Runtime& runtime) {
     is_root_ = runtime.world().rank() == 0;
     Progress progress(request_.common.quiet || !is_root_);
-    progress.activity(fmt::format("loading {}", request_.model));
     const LoadedModel loaded =
         load_model(checkpoint_, request_.common, longest_prompt() + new_tokens(), runtime);
     load_seconds_ = loaded.seconds;
     const std::unique_ptr<SequenceScorer> scorer =
         make_scorer(*loaded.model, longest_prompt() + new_tokens(), request_.use_cache);
-    progress.clear();
     continue_prompts(*scorer, progress);
     progress.clear();
     if (is_root_) print();

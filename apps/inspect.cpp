@@ -88,8 +88,10 @@ void add_inspect_command(CLI::App& application) {
       "inspect", "Say what a model folder or file holds, and whether it is sound");
   auto options = std::make_shared<InspectOptions>();
   command
-      .add_option("PATH", options->path,
-                  "A model folder, config.json, tokenizer, safetensors file or its index")
+      .add_option(
+          "PATH", options->path,
+          "A model folder, config.json or params.json, tokenizer, safetensors or torch.save "
+          "file, or an index")
       ->type_name("")
       ->required();
   add_mesh_options(command, options->common);
@@ -116,7 +118,8 @@ void add_inspect_command(CLI::App& application) {
       "  portolan inspect ~/models/llama-7b\n"
       "  portolan inspect ~/models/llama-7b --parallel sp --ranks 4 --batch 2 --seq-len 1024\n"
       "  portolan inspect ~/models/llama-7b --tp 2 --cp 2 --dtype bf16 --json\n"
-      "  portolan inspect model.safetensors --json");
+      "  portolan inspect model.safetensors --json\n"
+      "  portolan inspect consolidated.00.pth");
   command.callback([options] { run_inspect(*options); });
 }
 

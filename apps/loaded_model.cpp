@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "apps/loaded_model.hpp"
 
+#include "apps/loading_progress.hpp"
+#include "apps/memory_check.hpp"
 #include "core/timer.hpp"
 
 namespace portolan {
@@ -11,15 +13,21 @@ LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& option
   const ModelConfig& config = checkpoint.config();
   const ParallelLayout layout = choose_layout(options, runtime.world().size());
   LoadedModel loaded;
+  const ModelPlan plan(config, layout);
+  const DType dtype = options.dtype.value_or(config.common().dtype.value_or(DType::f32));
+  const int rank = runtime.world().rank();
+  require_memory(runtime.world(), runtime.device(),
+                 {plan.weight_bytes(rank, dtype), plan.activation_bytes(rank, 1, longest, dtype)});
   loaded.context = std::make_unique<ParallelContext>(runtime.world(), layout);
   const std::unique_ptr<WeightSource> weights = make_checkpoint_weights(checkpoint);
-  loaded.model =
-      make_model({.plan = ModelPlan(config, layout),
-                  .context = *loaded.context,
-                  .weights = *weights,
-                  .dtype = options.dtype.value_or(config.common().dtype.value_or(DType::f32)),
-                  .device = runtime.device(),
-                  .maximum_length = longest});
+  LoadingProgress loading(*weights, plan.parameters().elements(loaded.context->tensor().rank()),
+                          options.quiet || rank != 0);
+  loaded.model = make_model({.plan = plan,
+                             .context = *loaded.context,
+                             .weights = loading,
+                             .dtype = dtype,
+                             .device = runtime.device(),
+                             .maximum_length = longest});
   loaded.seconds = stopwatch.seconds();
   return loaded;
 }

@@ -7,6 +7,8 @@
 #include <optional>
 
 #include "apps/collective_run.hpp"
+#include "apps/loading_progress.hpp"
+#include "apps/memory_check.hpp"
 #include "core/error.hpp"
 #include "core/ops.hpp"
 #include "core/safetensors_writer.hpp"
@@ -57,6 +59,18 @@ Tensor gather_state(const Model& model, const Tensor& state, std::int64_t length
   }
   context.world().all_reduce(whole);
   return ops::to_host(whole);
+}
+
+MemoryNeed memory_need(const ModelPlan& plan, int rank, DType dtype, const TokenBatch& batch) {
+  // Rows of one length run together; those of the greatest length do in any case.
+  std::int64_t longest = 0;
+  for (const TokenBatch::Row& row : batch.rows) {
+    longest = std::max(longest, static_cast<std::int64_t>(row.ids.size()));
+  }
+  const auto rows = std::count_if(
+      batch.rows.begin(), batch.rows.end(),
+      [longest](const TokenBatch::Row& row) { return std::ssize(row.ids) == longest; });
+  return {plan.weight_bytes(rank, dtype), plan.activation_bytes(rank, rows, longest, dtype)};
 }
 
 class LogitsRun {
@@ -175,13 +189,18 @@ void run_logits(const LogitsRequest& request) {
     const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
     const ParallelContext context(runtime.world(), layout);
     const std::unique_ptr<WeightSource> weights = make_checkpoint_weights(checkpoint);
-    const std::unique_ptr<Model> model = make_model({.plan = ModelPlan(checkpoint.config(), layout),
+    const ModelPlan plan(checkpoint.config(), layout);
+    const int rank = runtime.world().rank();
+    require_memory(runtime.world(), runtime.device(), memory_need(plan, rank, dtype, batch));
+    LoadingProgress loading(*weights, plan.parameters().elements(context.tensor().rank()),
+                            request.common.quiet || rank != 0);
+    const std::unique_ptr<Model> model = make_model({.plan = plan,
                                                      .context = context,
-                                                     .weights = *weights,
+                                                     .weights = loading,
                                                      .dtype = dtype,
                                                      .device = runtime.device(),
                                                      .maximum_length = batch.length});
-    LogitsRun(request, batch, *model, runtime.world().rank() == 0).run();
+    LogitsRun(request, batch, *model, rank == 0).run();
     runtime.world().barrier();
   };
   run_collectively({.device = request.common.device,

@@ -12,7 +12,7 @@ void add_logits_command(CLI::App& application) {
   CLI::App* command =
       application.add_subcommand("logits", "Run a model over token ids and save its logits");
   const auto request = std::make_shared<LogitsRequest>();
-  command->add_option("--model", request->model, "Folder with config.json and safetensors")
+  command->add_option("--model", request->model, "Folder of Hugging Face's layout or of Meta's")
       ->required()
       ->type_name("DIR");
   command->add_option("--ids", request->ids, "Token ids: sequences by ';', ids by ','")

@@ -192,6 +192,25 @@ std::vector<std::string> parse_names(std::string_view option, std::string_view t
   return names;
 }
 
+std::uint64_t parse_byte_count(std::string_view option, std::string_view text) {
+  constexpr std::pair<std::string_view, double> kUnits[] = {
+      {"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"KB", 1e3}, {"B", 1.0}, {"", 1.0}};
+  for (const auto& [unit, bytes] : kUnits) {
+    if (!text.ends_with(unit)) continue;
+    const std::string_view digits = text.substr(0, text.size() - unit.size());
+    double value = 0.0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    constexpr double kMost = 1e18;
+    if (error != std::errc() || end != digits.data() + digits.size() || !(value * bytes >= 1.0) ||
+        value * bytes > kMost) {
+      break;
+    }
+    return static_cast<std::uint64_t>(value * bytes);
+  }
+  throw UsageError(
+      fmt::format("{}: '{}' is not a size such as 500MB or 5GB", option, printable(text)));
+}
+
 double parse_positive_number(std::string_view option, std::string_view text) {
   double value = 0.0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);

@@ -78,6 +78,9 @@ void require_one_of(std::string_view option, std::string_view value,
 [[nodiscard]] std::vector<std::string> parse_names(std::string_view option, std::string_view text,
                                                    std::initializer_list<std::string_view> valid);
 
+/// "500MB", "5GB", "1.5GB", "123": bytes, in powers of ten; at least 1. Throws UsageError.
+[[nodiscard]] std::uint64_t parse_byte_count(std::string_view option, std::string_view text);
+
 /// A finite number greater than 0, in decimal. Throws UsageError otherwise.
 [[nodiscard]] double parse_positive_number(std::string_view option, std::string_view text);
 

@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/collective_run.hpp"
+#include "apps/loading_progress.hpp"
+#include "apps/memory_check.hpp"
 #include "apps/output_file.hpp"
 #include "apps/progress.hpp"
 #include "apps/training_data.hpp"
@@ -15,6 +17,7 @@
 #include "core/mapped_file.hpp"
 #include "core/safetensors_writer.hpp"
 #include "core/timer.hpp"
+#include "models/companion_files.hpp"
 #include "models/registry.hpp"
 #include "training/trainer.hpp"
 
@@ -22,11 +25,6 @@ namespace portolan {
 namespace {
 
 constexpr std::int64_t kLargestCount = std::int64_t{1} << 40;
-
-/// What a folder may hold beside the weights that belongs to the model and training leaves alone.
-constexpr const char* kCompanions[] = {"generation_config.json", "special_tokens_map.json",
-                                       "tokenizer.json", "tokenizer.model",
-                                       "tokenizer_config.json"};
 
 void require_range(const char* option, double value, double minimum, double maximum) {
   require(value >= minimum && value <= maximum, "{}: expected a number from {} to {}, found {}",
@@ -77,15 +75,21 @@ class TrainRun {
     const ParallelLayout layout = choose_layout(request_.common, runtime.world().size());
     const bool speaks = runtime.world().rank() == 0;
     if (speaks && request_.out) prepare_output_folder(*request_.out);
+    const ModelPlan plan(config_, layout);
+    require_memory(
+        runtime.world(), runtime.device(),
+        {plan.weight_bytes(runtime.world().rank(), DType::f32) * values_per_weight(), 0});
     ParallelContext context(runtime.world(), layout);
     const std::unique_ptr<WeightSource> weights = checkpoint_
                                                       ? make_checkpoint_weights(*checkpoint_)
                                                       : make_random_weights(request_.common.seed);
     const DType dtype = request_.common.dtype.value_or(
         checkpoint_ ? config_.common().dtype.value_or(DType::f32) : DType::f32);
-    const std::unique_ptr<Model> model = make_model({.plan = ModelPlan(config_, layout),
+    LoadingProgress loading(*weights, plan.parameters().elements(context.tensor().rank()),
+                            request_.common.quiet || !speaks);
+    const std::unique_ptr<Model> model = make_model({.plan = plan,
                                                      .context = context,
-                                                     .weights = *weights,
+                                                     .weights = loading,
                                                      .dtype = dtype,
                                                      .device = runtime.device(),
                                                      .maximum_length = data_->sequence_length(),
@@ -118,6 +122,12 @@ class TrainRun {
     for (const double beta : request_.betas) require_range("--betas", beta, 0.0, 1.0);
     require(!request_.save_gradients || request_.steps > 0,
             "--save-gradients needs at least one step");
+  }
+
+  /// f32 values that are kept for each weight: master, gradient, and the optimizer's.
+  [[nodiscard]] std::int64_t values_per_weight() const {
+    if (request_.optimizer == "sgd") return request_.momentum > 0.0 ? 3 : 2;
+    return 4;
   }
 
   [[nodiscard]] bool has_tokenizer() const {
@@ -217,13 +227,7 @@ class TrainRun {
     saved.common().dtype_name = "float32";
     write_file(folder / "config.json", config_text(saved));
     if (!request_.model || std::filesystem::equivalent(*request_.model, folder)) return;
-    for (const char* name : kCompanions) {
-      const std::filesystem::path source = std::filesystem::path(*request_.model) / name;
-      if (std::filesystem::exists(source)) {
-        std::filesystem::copy_file(source, folder / name,
-                                   std::filesystem::copy_options::overwrite_existing);
-      }
-    }
+    copy_companion_files(*request_.model, folder);
   }
 
   const TrainRequest& request_;

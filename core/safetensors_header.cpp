@@ -282,20 +282,6 @@ std::string_view safetensors_name_of(DType dtype) {
   return "";
 }
 
-std::string shape_text(std::span<const std::int64_t> shape) {
-  constexpr std::size_t kMaximumExtents = 8;
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    if (i > 0) text += ", ";
-    if (i == kMaximumExtents) {
-      text += "...";
-      break;
-    }
-    text += std::to_string(shape[i]);
-  }
-  return text + "]";
-}
-
 std::uint64_t safetensors_header_length(std::span<const std::byte> prefix, std::uint64_t file_size,
                                         const std::string& source) {
   if (prefix.size() < kSafetensorsPrefixBytes || file_size < kSafetensorsPrefixBytes) {

@@ -28,16 +28,6 @@ std::string json_string(std::string_view text, const std::string& file) {
   }
 }
 
-std::uint64_t checked_size(const SafetensorsTensor& tensor, const std::string& file) {
-  auto size = static_cast<std::int64_t>(size_of(tensor.dtype));
-  for (const std::int64_t extent : tensor.shape) {
-    require(extent >= 0 && !__builtin_mul_overflow(size, extent, &size),
-            "{}: cannot write tensor '{}' of shape {}", file, printable(tensor.name),
-            shape_text(tensor.shape));
-  }
-  return static_cast<std::uint64_t>(size);
-}
-
 }  // namespace
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
@@ -63,7 +53,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
   for (const SafetensorsTensor& tensor : tensors) {
     require(tensor.name != "__metadata__", "{}: no tensor may be called '__metadata__'", name_);
     std::uint64_t end = 0;
-    require(!__builtin_add_overflow(offset, checked_size(tensor, name_), &end),
+    require(!__builtin_add_overflow(offset, tensor.checked_size(name_), &end),
             "{}: the tensors exceed 2^64 bytes", name_);
     const bool added = progress_.try_emplace(tensor.name, Progress{offset, end}).second;
     require(added, "{}: expected one tensor of each name, found '{}' twice", name_,

@@ -10,16 +10,12 @@
 #include <string_view>
 #include <vector>
 
-#include "core/dtype.hpp"
+#include "core/tensor_file.hpp"
 
 namespace portolan {
 
 /// What the header of a file to be written says of one tensor.
-struct SafetensorsTensor {
-  std::string name;
-  DType dtype = DType::f32;
-  std::vector<std::int64_t> shape;
-};
+using SafetensorsTensor = TensorDescription;
 
 /// Writes a safetensors file piece by piece, so that no more than one piece need be in memory.
 ///

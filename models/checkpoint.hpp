@@ -11,36 +11,25 @@
 #include <vector>
 
 #include "core/dtype.hpp"
-#include "core/safetensors.hpp"
 #include "models/config.hpp"
+#include "models/meta_checkpoint.hpp"
+#include "models/stored_parameter.hpp"
+#include "models/weight_files.hpp"
 
 namespace portolan {
 
-/// The files that model.safetensors.index.json names, and which tensor is in which.
-struct CheckpointIndex {
-  std::vector<std::string> files;
-  /// Tensor name to position in `files`.
-  std::map<std::string, std::size_t, std::less<>> weight_map;
-};
+/// How a folder holds a model.
+enum class CheckpointFormat { hugging_face, meta };
 
-/// Reads an index; `files` comes sorted. Throws InputError unless weight_map maps at least one
-/// tensor, each to the plain name of a file (no folders, so that no index reaches outside its own
-/// folder).
-[[nodiscard]] CheckpointIndex read_checkpoint_index(const std::filesystem::path& path);
-
-/// Opens the files that the index at `path` names, in the order of `index.files`. Throws InputError
-/// unless each is sound and holds the tensors that weight_map says it holds.
-[[nodiscard]] std::vector<std::unique_ptr<SafetensorsFile>> open_indexed_files(
-    const std::filesystem::path& path, const CheckpointIndex& index);
-
-/// A model folder in Hugging Face's layout: config.json and either model.safetensors or
-/// model.safetensors.index.json with the files it names.
+/// A model folder: in Hugging Face's layout, config.json and model.safetensors or
+/// pytorch_model.bin, whole or with the index of its parts; or in Meta's, params.json and
+/// consolidated.NN.pth (see MetaCheckpoint), which is looked for where there is no config.json.
 ///
 /// The constructor checks everything before anything is allocated for weights: the config, the
 /// files' headers, that every parameter of the architecture is there in its shape and in a
-/// floating-point dtype. Tensors that the architecture does not use are ignored. Errors are
-/// InputError "FOLDER/FILE:
-/// ...". Reading is thread-safe.
+/// floating-point dtype, as a tensor of its own or as a part of a fused one. Tensors that the
+/// architecture does not use are ignored. Errors are InputError "FOLDER/FILE: ...". Reading is
+/// thread-safe.
 class Checkpoint {
  public:
   /// What to do with weights of a dtype that the engine has no conversion for, such as F8_E4M3:
@@ -51,20 +40,27 @@ class Checkpoint {
   explicit Checkpoint(const std::filesystem::path& folder,
                       UnknownDTypes unknown_dtypes = UnknownDTypes::refuse);
 
+  [[nodiscard]] CheckpointFormat format() const noexcept { return format_; }
   [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
   /// The architecture's parameters; a tied weight appears once.
   [[nodiscard]] const std::vector<ParameterShape>& parameters() const noexcept {
     return parameters_;
   }
-  [[nodiscard]] const std::vector<std::unique_ptr<SafetensorsFile>>& files() const noexcept {
+  [[nodiscard]] const std::vector<std::unique_ptr<TensorFile>>& files() const noexcept {
     return files_;
   }
 
-  /// The stored tensor of a parameter; InputError for a name that is none.
-  [[nodiscard]] const SafetensorsEntry& entry(std::string_view name) const;
+  /// Where a parameter is stored; InputError for a name that is none.
+  [[nodiscard]] const StoredParameter& stored(std::string_view name) const;
+  /// Its shape and element type.
+  [[nodiscard]] const TensorEntry& entry(std::string_view name) const {
+    return stored(name).description;
+  }
+  /// Names of tensors in the files that no parameter is read from.
+  [[nodiscard]] std::size_t unused_tensors() const;
 
   /// Copies a block of a parameter, seen as a matrix [rows, columns] (a vector: [rows, 1]), to
-  /// `destination`, dense and row-major, converted to `dtype`. As SafetensorsFile::read_block.
+  /// `destination`, dense and row-major, converted to `dtype`. As TensorFile::read_block.
   void read_block(std::string_view name, std::int64_t row_begin, std::int64_t row_end,
                   std::int64_t column_begin, std::int64_t column_end, void* destination,
                   DType dtype) const;
@@ -75,22 +71,16 @@ class Checkpoint {
   [[nodiscard]] std::int64_t bytes_read() const noexcept;
 
  private:
-  struct Location {
-    const SafetensorsFile* file = nullptr;
-    const SafetensorsEntry* entry = nullptr;
-  };
-
-  void open_files();
-  void open_index(const std::filesystem::path& path);
-  void check_parameter(const ParameterShape& parameter, const Location& location,
-                       UnknownDTypes unknown_dtypes) const;
-  [[nodiscard]] const Location& locate(std::string_view name) const;
+  void find_parameters(WeightFiles& files);
+  void find_parameters(MetaCheckpoint& checkpoint);
+  void check_parameter(const ParameterShape& parameter, UnknownDTypes unknown_dtypes) const;
 
   std::filesystem::path folder_;
+  CheckpointFormat format_ = CheckpointFormat::hugging_face;
   ModelConfig config_;
   std::vector<ParameterShape> parameters_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, Location, std::less<>> locations_;
+  std::vector<std::unique_ptr<TensorFile>> files_;
+  std::map<std::string, StoredParameter, std::less<>> stored_;
 };
 
 }  // namespace portolan

@@ -88,4 +88,24 @@ void add_with_bias(std::vector<ParameterShape>& shapes, const std::string& name,
   shapes.push_back({name + ".bias", {shape.front()}});
 }
 
+std::string_view torch_name_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return "float32";
+    case DType::bf16:
+      return "bfloat16";
+    case DType::f16:
+      return "float16";
+    case DType::f64:
+      return "float64";
+    case DType::i32:
+      return "int32";
+    case DType::i64:
+      return "int64";
+    case DType::u8:
+      return "uint8";
+  }
+  return "";
+}
+
 }  // namespace portolan

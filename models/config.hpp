@@ -166,6 +166,9 @@ constexpr std::int64_t kMaximumPositions = std::int64_t{1} << 30;
 /// element type is written as dtype_name.
 [[nodiscard]] std::string config_text(const ModelConfig& config);
 
+/// What config.json calls an element type: "float32", "bfloat16", ...
+[[nodiscard]] std::string_view torch_name_of(DType dtype);
+
 /// A built-in config of any registered architecture, by its full name (llama-7b, roberta-base) or
 /// its short one (7b). UsageError for other names.
 [[nodiscard]] ModelConfig preset_config(std::string_view name);

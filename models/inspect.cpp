@@ -11,8 +11,11 @@
 #include "core/mapped_file.hpp"
 #include "core/printable.hpp"
 #include "core/safetensors.hpp"
+#include "core/torch_file.hpp"
 #include "models/checkpoint.hpp"
 #include "models/config_fields.hpp"
+#include "models/meta_config.hpp"
+#include "models/meta_layout.hpp"
 #include "models/tokenizers/tokenizer.hpp"
 
 namespace portolan {
@@ -79,19 +82,33 @@ Json describe_config(const ModelConfig& config) {
   return out;
 }
 
-void count_dtype(Json& dtypes, const SafetensorsEntry& entry) {
+void count_dtype(Json& dtypes, const TensorEntry& entry, std::uint64_t bytes) {
   Json& counts = dtypes[entry.dtype_name];
   if (counts.is_null()) counts = {{"tensors", 0}, {"elements", 0}, {"bytes", 0}};
   counts["tensors"] = counts["tensors"].get<std::int64_t>() + 1;
   counts["elements"] = counts["elements"].get<std::int64_t>() + entry.elements();
-  counts["bytes"] = counts["bytes"].get<std::uint64_t>() + entry.byte_size();
+  counts["bytes"] = counts["bytes"].get<std::uint64_t>() + bytes;
 }
 
-Json describe_files(const std::vector<std::unique_ptr<SafetensorsFile>>& files) {
+/// Bytes of the files that hold the parameter. A dtype of the format may have no DType, so they
+/// follow from those of its tensors.
+std::uint64_t stored_bytes(const StoredParameter& parameter) {
+  std::uint64_t bytes = 0;
+  for (const ParameterPiece& piece : parameter.pieces) {
+    const std::int64_t elements =
+        (piece.row_end - piece.row_begin) * (piece.column_end - piece.column_begin);
+    if (elements == 0) continue;
+    bytes += piece.tensor->byte_size() / static_cast<std::uint64_t>(piece.tensor->elements()) *
+             static_cast<std::uint64_t>(elements);
+  }
+  return bytes;
+}
+
+Json describe_files(const std::vector<std::unique_ptr<TensorFile>>& files) {
   Json out = Json::array();
   for (const auto& file : files) {
     std::uint64_t bytes = 0;
-    for (const SafetensorsEntry& entry : file->entries()) bytes += entry.byte_size();
+    for (const TensorEntry& entry : file->entries()) bytes += entry.byte_size();
     out.push_back({{"name", fs::path(file->name()).filename().string()},
                    {"tensors", file->entries().size()},
                    {"bytes", bytes}});
@@ -131,30 +148,44 @@ InspectReport inspect_tokenizer(const fs::path& path) {
   return report;
 }
 
+InspectReport inspect_meta_config(const fs::path& path) {
+  const ModelConfig config = read_meta_config(path);
+  InspectReport report;
+  report.json = {{"path", path_text(path)},
+                 {"kind", "config"},
+                 {"architecture", config.architecture},
+                 {"config", describe_config(config)}};
+  // Without the size of the vocabulary, which may be the tokenizer's, nothing can be counted.
+  if (config.common().vocab_size == 0) return report;
+  report.config = config;
+  report.json["parameters"] = parameter_count(config);
+  return report;
+}
+
 InspectReport inspect_folder(const fs::path& path) {
   const Checkpoint checkpoint(path, Checkpoint::UnknownDTypes::list);
   Json dtypes = Json::object();
   std::int64_t parameters = 0;
   std::uint64_t bytes = 0;
   for (const ParameterShape& parameter : checkpoint.parameters()) {
-    const SafetensorsEntry& entry = checkpoint.entry(parameter.name);
+    const TensorEntry& entry = checkpoint.entry(parameter.name);
     parameters += entry.elements();
-    bytes += entry.byte_size();
-    count_dtype(dtypes, entry);
+    const std::uint64_t size = stored_bytes(checkpoint.stored(parameter.name));
+    bytes += size;
+    count_dtype(dtypes, entry, size);
   }
-  std::size_t stored = 0;
-  for (const auto& file : checkpoint.files()) stored += file->entries().size();
   InspectReport report;
   report.config = checkpoint.config();
   report.json = {{"path", path_text(path)},
                  {"kind", "model"},
+                 {"format", checkpoint.format() == CheckpointFormat::meta ? "meta" : "hf"},
                  {"architecture", report.config->architecture},
                  {"config", describe_config(*report.config)},
                  {"parameters", parameters},
                  {"bytes", bytes},
                  {"dtypes", std::move(dtypes)},
                  {"files", describe_files(checkpoint.files())},
-                 {"unused_tensors", stored - checkpoint.parameters().size()},
+                 {"unused_tensors", checkpoint.unused_tensors()},
                  {"tokenizer",
                   find_tokenizer(path) ? describe_tokenizer(load_tokenizer(path)) : Json(nullptr)}};
   return report;
@@ -171,39 +202,55 @@ InspectReport inspect_index(const fs::path& path) {
   return report;
 }
 
-InspectReport inspect_safetensors(const fs::path& path) {
-  const SafetensorsFile file(path);
+InspectReport inspect_tensors(const fs::path& path, std::string_view kind, const TensorFile& file,
+                              const std::map<std::string, std::string>* metadata) {
   Json tensors = Json::array();
   Json dtypes = Json::object();
   std::int64_t elements = 0;
   std::uint64_t bytes = 0;
-  for (const SafetensorsEntry& entry : file.entries()) {
+  for (const TensorEntry& entry : file.entries()) {
     tensors.push_back({{"name", entry.name},
                        {"dtype", entry.dtype_name},
                        {"shape", entry.shape},
                        {"bytes", entry.byte_size()}});
     elements += entry.elements();
     bytes += entry.byte_size();
-    count_dtype(dtypes, entry);
+    count_dtype(dtypes, entry, entry.byte_size());
   }
   InspectReport report;
-  report.json = {{"path", path_text(path)},      {"kind", "safetensors"},
-                 {"elements", elements},         {"bytes", bytes},
-                 {"dtypes", std::move(dtypes)},  {"metadata", file.metadata()},
-                 {"tensors", std::move(tensors)}};
+  report.json = {{"path", path_text(path)},
+                 {"kind", kind},
+                 {"elements", elements},
+                 {"bytes", bytes},
+                 {"dtypes", std::move(dtypes)}};
+  if (metadata != nullptr) report.json["metadata"] = *metadata;
+  report.json["tensors"] = std::move(tensors);
   return report;
+}
+
+InspectReport inspect_safetensors(const fs::path& path) {
+  const SafetensorsFile file(path);
+  return inspect_tensors(path, "safetensors", file, &file.metadata());
+}
+
+InspectReport inspect_torch_file(const fs::path& path) {
+  return inspect_tensors(path, "torch", TorchFile(path), nullptr);
 }
 
 [[noreturn]] void fail_unsupported(const fs::path& path, std::string_view what) {
   throw UnsupportedError(
       fmt::format("{}: unsupported kind of file: expected a model folder, a config, a tokenizer, a "
-                  "checkpoint index or a safetensors file, found {}",
+                  "checkpoint index, a safetensors file or one of torch.save, found {}",
                   path_text(path), what));
 }
 
 InspectReport inspect_json(const fs::path& path) {
-  if (path.filename().native().ends_with(".safetensors.index.json")) return inspect_index(path);
-  if (path.filename() == "tokenizer.json") return inspect_tokenizer(path);
+  const std::string name = path.filename().string();
+  if (name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json")) {
+    return inspect_index(path);
+  }
+  if (name == kMetaConfigName) return inspect_meta_config(path);
+  if (name == "tokenizer.json") return inspect_tokenizer(path);
   const nlohmann::json document = read_json_file(path, {.bytes = std::size_t{64} << 20});
   if (document.is_object()) {
     if (document.contains("weight_map")) return inspect_index(path);
@@ -225,6 +272,7 @@ InspectReport inspect_by_content(const fs::path& path) {
     return inspect_safetensors(path);
   }
   if (length > 0 && start[0] == std::byte{'{'}) return inspect_json(path);
+  if (start[0] == std::byte{'P'} && start[1] == std::byte{'K'}) return inspect_torch_file(path);
   fail_unsupported(path, length == 0 ? "an empty file" : "something else");
 }
 
@@ -290,6 +338,7 @@ InspectReport inspect(const fs::path& path) {
   if (extension == ".safetensors") return inspect_safetensors(path);
   if (extension == ".json") return inspect_json(path);
   if (extension == ".model") return inspect_tokenizer(path);
+  if (is_torch_file_name(path)) return inspect_torch_file(path);
   return inspect_by_content(path);
 }
 

@@ -12,13 +12,14 @@ namespace portolan {
 
 /// What a file or folder holds.
 struct InspectReport {
-  /// "kind" is "model", "config", "tokenizer", "index" or "safetensors"; the other members depend
-  /// on it:
+  /// "kind" is "model", "config", "tokenizer", "index", "safetensors" or "torch"; the other members
+  /// depend on it:
   ///   model, config: architecture, config {...}, parameters
-  ///   model: bytes, dtypes, files, unused_tensors, tokenizer {...} or null
+  ///   model: format ("hf" or "meta"), bytes, dtypes, files, unused_tensors, tokenizer {...} or null
   ///   tokenizer: format, tokens (a count); bos, eos, unknown, pad, mask, each {id, token} or null
   ///   index: tensors (a count), files
-  ///   safetensors: elements, bytes, dtypes, metadata, tensors [{name, dtype, shape, bytes}]
+  ///   safetensors, torch: elements, bytes, dtypes, tensors [{name, dtype, shape, bytes}]
+  ///   safetensors: metadata
   /// `dtypes` maps a dtype's name in the format to {tensors, elements, bytes}. Callers may add
   /// members.
   nlohmann::ordered_json json;
@@ -29,9 +30,10 @@ struct InspectReport {
   [[nodiscard]] std::string text() const;
 };
 
-/// Looks at a model folder, a config.json, a tokenizer.json, a tokenizer.model, a checkpoint's
-/// index or a safetensors file (by extension, then by content) and checks that it is sound. Reads
-/// no weights and needs no device. Throws InputError, one line that starts with the path as it was
+/// Looks at a model folder, a config.json or params.json, a tokenizer.json, a tokenizer.model, a
+/// checkpoint's index, a safetensors file or one of torch.save (by extension, then by content) and
+/// checks that it is sound. Reads no weights and needs no device. Throws InputError, one line that
+/// starts with the path as it was
 /// given, when it is not sound, and UnsupportedError for kinds of file that it does not know.
 [[nodiscard]] InspectReport inspect(const std::filesystem::path& path);
 

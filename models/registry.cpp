@@ -85,12 +85,15 @@ std::unique_ptr<Model> make_model(const ModelSetup& setup) {
 std::unique_ptr<Model> get_model(std::string_view architecture, std::string_view variant,
                                  const std::filesystem::path& path, std::string_view source,
                                  const ModelOptions& options) {
-  require(source == "hf", "unknown layout '{}' of a model's folder: expected hf", source);
+  require(source == "hf" || source == "meta",
+          "unknown layout '{}' of a model's folder: expected hf or meta", source);
   if (path.empty()) {
     const std::unique_ptr<WeightSource> weights = make_random_weights(options.seed);
     return make(variant_config(architecture, variant), *weights, options);
   }
   const Checkpoint checkpoint(path);
+  require((checkpoint.format() == CheckpointFormat::meta) == (source == "meta"),
+          "{}: expected the layout {}, found the other", path.string(), source);
   const std::string& found = checkpoint.config().architecture;
   require(architecture.empty() || architecture == found,
           "{}: expected a model of architecture {}, found {}", path.string(), architecture, found);

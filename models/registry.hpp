@@ -63,7 +63,7 @@ struct ModelOptions {
 
 /// A model by the names of its architecture and variant, with random weights; or from the folder
 /// `path`, whose config.json then decides, and which must be of `architecture` unless that is
-/// empty. `source` is the layout of the folder: "hf" (the only one). Throws UsageError for unknown
+/// empty. `source` is the layout of the folder: "hf" or "meta". Throws UsageError for unknown
 /// names and InputError for what is wrong in the folder. Collective.
 [[nodiscard]] std::unique_ptr<Model> get_model(std::string_view architecture,
                                                std::string_view variant,

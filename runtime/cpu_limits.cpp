@@ -4,9 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <sstream>
+
+#include "core/control_groups.hpp"
 
 namespace portolan {
 
@@ -14,14 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string contents(const fs::path& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 /// Version 2: "QUOTA PERIOD" in microseconds, or "max PERIOD".
 std::optional<double> quota_of_unified_group(const fs::path& group) {
-  std::istringstream text(contents(group / "cpu.max"));
+  std::istringstream text(system_text(group / "cpu.max"));
   double quota = 0;
   double period = 0;
   if (text >> quota >> period && quota > 0 && period > 0) return quota / period;
@@ -30,27 +25,14 @@ std::optional<double> quota_of_unified_group(const fs::path& group) {
 
 /// Version 1: one number per file, -1 for no limit.
 std::optional<double> quota_of_cpu_controller(const fs::path& group) {
-  std::istringstream quota_text(contents(group / "cpu.cfs_quota_us"));
-  std::istringstream period_text(contents(group / "cpu.cfs_period_us"));
+  std::istringstream quota_text(system_text(group / "cpu.cfs_quota_us"));
+  std::istringstream period_text(system_text(group / "cpu.cfs_period_us"));
   double quota = 0;
   double period = 0;
   if (quota_text >> quota && period_text >> period && quota > 0 && period > 0) {
     return quota / period;
   }
   return std::nullopt;
-}
-
-/// The tightest limit of a group and all that it lies in. Groups that are not visible here (a
-/// container sees its own as the root) have no files and so no limit.
-template <typename QuotaOfGroup>
-std::optional<double> tightest(const fs::path& mount, fs::path group, QuotaOfGroup quota_of) {
-  std::optional<double> result;
-  while (true) {
-    const auto quota = quota_of(mount / group.relative_path());
-    if (quota && (!result || *quota < *result)) result = quota;
-    if (!group.has_relative_path()) return result;
-    group = group.parent_path();
-  }
 }
 
 /// The value of a line "NAME:\tVALUE" of /proc/PID/status.
@@ -67,28 +49,16 @@ std::string status_field(const std::string& status, std::string_view name) {
 }  // namespace
 
 std::optional<double> cpu_quota(const std::filesystem::path& root, std::string_view cgroup_text) {
-  const fs::path mounts = root / "sys/fs/cgroup";
   std::optional<double> result;
-  std::istringstream lines{std::string(cgroup_text)};
-  for (std::string line; std::getline(lines, line);) {
-    // HIERARCHY:CONTROLLER,CONTROLLER...:PATH
-    const std::size_t first = line.find(':');
-    const std::size_t second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const fs::path group = line.substr(second + 1);
-    std::optional<double> quota;
-    if (controllers.empty()) {
-      quota = tightest(mounts, group, quota_of_unified_group);
-    } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
-      quota = tightest(mounts / controllers, group, quota_of_cpu_controller);
-    }
+  for (const ControlGroup& group : control_groups(root, cgroup_text, "cpu")) {
+    const auto quota = group.unified ? quota_of_unified_group(group.folder)
+                                     : quota_of_cpu_controller(group.folder);
     if (quota && (!result || *quota < *result)) result = quota;
   }
   return result;
 }
 
-std::optional<double> cpu_quota() { return cpu_quota("/", contents("/proc/self/cgroup")); }
+std::optional<double> cpu_quota() { return cpu_quota("/", system_text("/proc/self/cgroup")); }
 
 bool bound_by_default_of_launcher(const std::vector<std::string>& environment) {
   bool bound = false;
@@ -110,7 +80,7 @@ std::optional<pid_t> launcher_process() {
   constexpr int kGenerations = 8;
   pid_t process = getppid();
   for (int i = 0; i < kGenerations && process > 1; ++i) {
-    const std::string status = contents("/proc/" + std::to_string(process) + "/status");
+    const std::string status = system_text("/proc/" + std::to_string(process) + "/status");
     const std::string name = status_field(status, "Name");
     if (name == "mpirun" || name == "mpiexec" || name == "orterun" || name == "orted") {
       return process;

@@ -2,7 +2,6 @@
 #include "backends/portable/host_memory.hpp"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -13,16 +12,12 @@
 #include <memory>
 
 #include "core/error.hpp"
+#include "core/memory_info.hpp"
 
 namespace portolan {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-
-std::size_t physical_memory() {
-  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-}
 
 /// Ranges of addresses that no memory stands behind yet, of which the first part is in use.
 /// Addresses are plentiful, so each range may grow to all of the machine's memory.

@@ -5,6 +5,7 @@
 
 #include "core/convert.hpp"
 #include "core/error.hpp"
+#include "core/safetensors.hpp"
 #include "models/checkpoint.hpp"
 #include "tests/unit/file_testing.hpp"
 

@@ -2,18 +2,23 @@
 // Seeded random damage to sound inputs: whatever comes out must be a sound result or an InputError.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <filesystem>
 #include <limits>
 #include <random>
 #include <string>
 
 #include "core/error.hpp"
+#include "core/pickle.hpp"
 #include "core/safetensors.hpp"
+#include "core/torch_file.hpp"
 #include "models/config.hpp"
+#include "models/meta_config.hpp"
 #include "models/tokenizers/tokenizer_json.hpp"
 #include "models/tokenizers/tokenizer_sentencepiece.hpp"
 #include "models/tokenizers/unicode_text.hpp"
 #include "tests/unit/file_testing.hpp"
+#include "tests/unit/pickle_testing.hpp"
 #include "tests/unit/tokenizer_testing.hpp"
 
 namespace portolan {
@@ -157,6 +162,92 @@ TEST(Mutations, OfSafetensorsFilesGiveSoundHeadersOrInputErrors) {
   EXPECT_GT(refused, 1000);
 }
 
+/// A pickle of three tensors in one storage.
+std::string sound_pickle() {
+  std::vector<std::pair<std::string, std::string>> items;
+  for (const std::int64_t rows : {1, 2, 3}) {
+    testing::PickledTensor tensor;
+    tensor.storage_elements = 12;
+    tensor.offset = 3 - rows;
+    tensor.shape = {rows, 3};
+    items.emplace_back("layers." + std::to_string(rows), tensor.bytes());
+  }
+  return testing::pickle::document(testing::pickled_dictionary(items));
+}
+
+/// Every reference leads to a value.
+void expect_sound(const PickleDocument& document) {
+  const auto check = [&document](const std::vector<PickleReference>& references) {
+    for (const PickleReference each : references) ASSERT_LT(each, document.values.size());
+  };
+  check({document.root});
+  for (const PickleValue& value : document.values) {
+    if (const auto* tuple = std::get_if<PickleTuple>(&value)) check(tuple->items);
+    if (const auto* list = std::get_if<PickleList>(&value)) check(list->items);
+    if (const auto* call = std::get_if<PickleCall>(&value))
+      check({call->function, call->arguments});
+    if (const auto* persistent = std::get_if<PicklePersistent>(&value)) {
+      check({persistent->identifier});
+    }
+    if (const auto* dictionary = std::get_if<PickleDictionary>(&value)) {
+      for (const auto& [key, item] : dictionary->items) check({key, item});
+    }
+  }
+}
+
+TEST(Mutations, OfPicklesGiveSoundDocumentsOrInputErrors) {
+  constexpr std::array<std::string_view, 3> kAllowed{
+      "collections.OrderedDict", "torch.FloatStorage", "torch._utils._rebuild_tensor_v2"};
+  const std::string seed = sound_pickle();
+  Mutator mutate(3);
+  int accepted = 0;
+  int refused = 0;
+  for (int round = 0; round < 10000; ++round) {
+    const std::string bytes = mutate(seed);
+    try {
+      expect_sound(parse_pickle(std::as_bytes(std::span(bytes)), "mutated", kAllowed));
+      ++accepted;
+    } catch (const InputError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(accepted, 100);
+  EXPECT_GT(refused, 1000);
+}
+
+TEST(Mutations, OfTorchFilesGiveTensorsWithinTheFileOrInputErrors) {
+  const std::string seed = sound_pickle();
+  const testing::TemporaryFolder folder;
+  const std::string storage(4800, 'x');  // so that some damage does no harm
+  Mutator mutate(4);
+  int accepted = 0;
+  int refused = 0;
+  for (int round = 0; round < 1000; ++round) {
+    // Now the pickle in a sound archive, now the archive.
+    const bool inside = round % 2 != 0;
+    const std::string bytes = inside ? testing::torch_bytes(mutate(seed), storage)
+                                     : mutate(testing::torch_bytes(seed, storage));
+    testing::write_file(folder / "m.pth", bytes);
+    try {
+      const TorchFile file(folder / "m.pth");
+      for (const TensorEntry& entry : file.entries()) {
+        ASSERT_LE(entry.begin, entry.end);
+        const std::int64_t stride = entry.row_stride == 0 ? entry.columns() : entry.row_stride;
+        const std::uint64_t width = entry.dtype ? size_of(*entry.dtype) : 1;
+        const auto last = static_cast<std::uint64_t>((entry.rows() - 1) * stride + entry.columns());
+        if (entry.elements() > 0) {
+          ASSERT_LE(entry.begin + last * width, bytes.size());
+        }
+      }
+      ++accepted;
+    } catch (const InputError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(accepted, 20);
+  EXPECT_GT(refused, 300);
+}
+
 TEST(Mutations, OfConfigsGiveBoundedConfigsOrInputErrors) {
   const auto seeds = controls(".json");
   ASSERT_GE(seeds.size(), 4u);
@@ -178,6 +269,29 @@ TEST(Mutations, OfConfigsGiveBoundedConfigsOrInputErrors) {
       } catch (const InputError&) {
         ++refused;
       }
+    }
+  }
+  EXPECT_GT(accepted, 100);
+  EXPECT_GT(refused, 1000);
+}
+
+TEST(Mutations, OfMetaConfigsGiveBoundedConfigsOrInputErrors) {
+  const std::string seed = meta_config_text(preset_config("llama-3-8b").llama());
+  Mutator mutate(5);
+  int accepted = 0;
+  int refused = 0;
+  for (int round = 0; round < 10000; ++round) {
+    try {
+      const LlamaConfig config = parse_meta_config(mutate(seed), "mutated");
+      ASSERT_GE(config.hidden_size, 1);
+      ASSERT_LE(config.hidden_size, kMaximumHiddenSize);
+      ASSERT_GE(config.intermediate_size, 1);
+      ASSERT_LE(config.intermediate_size, kMaximumIntermediateSize);
+      ASSERT_EQ(config.attention_heads % config.kv_heads, 0);
+      ASSERT_LE(config.head_dim, kMaximumHeadDim);
+      ++accepted;
+    } catch (const InputError&) {
+      ++refused;
     }
   }
   EXPECT_GT(accepted, 100);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/transport/shared/window.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/memory_info.hpp"
 
 namespace portolan {
 namespace {
@@ -18,9 +17,8 @@ constexpr std::size_t kMappedByProcess = std::size_t{8} << 40;
 
 /// How far a window's segment may grow.
 std::size_t window_reserve(int ranks) {
-  const auto physical = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
-                        static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-  return std::min(physical, kMappedByProcess / static_cast<std::size_t>(ranks)) / kPage * kPage;
+  return std::min(physical_memory(), kMappedByProcess / static_cast<std::size_t>(ranks)) / kPage *
+         kPage;
 }
 
 }  // namespace
