@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -29,6 +30,8 @@ namespace {
 
 constexpr std::int64_t kMostNumbers = 1000000;
 constexpr std::int64_t kMostTokens = 10000;
+/// The others wait while one rank takes a prompt alone, which a large model makes long.
+constexpr std::chrono::hours kLongestPrompt{2};
 
 struct Request {
   CommonOptions common;
@@ -66,31 +69,47 @@ struct RingComparison {
   const RingBenchmarkRow& alone;
   const RingBenchmarkRow& ring;
   int ranks;
+  LinkEmulation link;
 
   [[nodiscard]] double speed_up() const { return alone.median_s() / ring.median_s(); }
   [[nodiscard]] double efficiency() const { return speed_up() / ranks; }
   [[nodiscard]] bool same_tokens() const { return alone.ids == ring.ids; }
+  /// What the blocks of one token would take on the emulated link if nothing else went on.
+  [[nodiscard]] double transfer_s() const {
+    return link.seconds(ring.ring_messages, ring.ring_bytes);
+  }
+  /// The share of that time during which the ranks computed.
+  [[nodiscard]] double hidden() const {
+    return std::max(0.0, 1.0 - ring.median_waiting_s() / transfer_s());
+  }
 };
 
-std::vector<RingComparison> comparisons_of(const RingBenchmarkResult& result, int ranks) {
+std::vector<RingComparison> comparisons_of(const RingBenchmarkResult& result, int ranks,
+                                           const LinkEmulation& link) {
   std::vector<RingComparison> all;
   for (std::size_t i = 0; i < result.alone.size(); ++i) {
-    all.push_back({result.alone[i], result.ring[i], ranks});
+    all.push_back({result.alone[i], result.ring[i], ranks, link});
   }
   return all;
 }
 
 std::string table(const std::vector<RingComparison>& comparisons) {
   std::string text =
-      "prompt N  tokens  alone s/token  ring s/token  speed-up  efficiency  alone GB  ring GB per "
-      "rank  tokens\n";
+      "prompt N  tokens  alone s/token  ring s/token  waiting s  speed-up  efficiency  alone GB  "
+      "ring GB per rank  tokens\n";
   for (const RingComparison& c : comparisons) {
     text +=
-        fmt::format("{:>8}  {:>6}  {:>13}  {:>12}  {:>8}  {:>10}  {:>8}  {:>16}  {}\n",
+        fmt::format("{:>8}  {:>6}  {:>13}  {:>12}  {:>9}  {:>8}  {:>10}  {:>8}  {:>16}  {}",
                     c.ring.prompt_number, c.ring.prompt_tokens, number_text(c.alone.median_s()),
-                    number_text(c.ring.median_s()), ratio_text(c.speed_up()),
-                    percent_text(c.efficiency()), gigabytes_text(most(c.alone.peak_bytes)),
+                    number_text(c.ring.median_s()), number_text(c.ring.median_waiting_s()),
+                    ratio_text(c.speed_up()), percent_text(c.efficiency()),
+                    gigabytes_text(most(c.alone.peak_bytes)),
                     gigabytes_text(most(c.ring.peak_bytes)), c.same_tokens() ? "equal" : "differ");
+    if (c.link.active()) {
+      text += fmt::format("; the link needs {} s, {} of it hidden", number_text(c.transfer_s()),
+                          percent_text(c.hidden()));
+    }
+    text += '\n';
   }
   return text;
 }
@@ -98,7 +117,7 @@ std::string table(const std::vector<RingComparison>& comparisons) {
 std::string csv(const std::vector<RingComparison>& comparisons) {
   std::string text =
       "strategy,ranks,prompt_n,prompt_tokens,generated,mean_s,median_s,min_s,p80_s,"
-      "allocated_peak_bytes,speed_up,efficiency,ids\n";
+      "median_waiting_s,ring_bytes,allocated_peak_bytes,speed_up,efficiency,ids\n";
   const auto add = [&text](const char* strategy, int ranks, const RingBenchmarkRow& row,
                            const std::string& against_alone) {
     const SampleSummary summary = summary_of(row.seconds);
@@ -106,9 +125,10 @@ std::string csv(const std::vector<RingComparison>& comparisons) {
                         static_cast<double>(row.seconds.size());
     std::string ids;
     for (const std::int32_t id : row.ids) ids += fmt::format("{}{}", ids.empty() ? "" : " ", id);
-    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{}\n", strategy, ranks, row.prompt_number,
-                        row.prompt_tokens, row.ids.size(), mean, summary.median, summary.minimum,
-                        summary.percentile80, most(row.peak_bytes), against_alone, ids);
+    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", strategy, ranks,
+                        row.prompt_number, row.prompt_tokens, row.ids.size(), mean, summary.median,
+                        summary.minimum, summary.percentile80, row.median_waiting_s(),
+                        row.ring_bytes, most(row.peak_bytes), against_alone, ids);
   };
   for (const RingComparison& c : comparisons) {
     add("alone", 1, c.alone, "1,1");
@@ -120,6 +140,8 @@ std::string csv(const std::vector<RingComparison>& comparisons) {
 nlohmann::ordered_json to_json(const RingBenchmarkRow& row) {
   return {{"median_s", row.median_s()},
           {"samples_s", row.seconds},
+          {"waiting_s", row.waiting_s},
+          {"ring_bytes_per_rank", row.ring_bytes},
           {"allocated_peak_bytes", row.peak_bytes},
           {"ids", row.ids}};
 }
@@ -127,13 +149,16 @@ nlohmann::ordered_json to_json(const RingBenchmarkRow& row) {
 nlohmann::ordered_json rows_of(const std::vector<RingComparison>& comparisons) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const RingComparison& c : comparisons) {
-    rows.push_back({{"prompt_n", c.ring.prompt_number},
-                    {"prompt_tokens", c.ring.prompt_tokens},
-                    {"alone", to_json(c.alone)},
-                    {"ring", to_json(c.ring)},
-                    {"speed_up", c.speed_up()},
-                    {"efficiency", c.efficiency()},
-                    {"same_tokens", c.same_tokens()}});
+    nlohmann::ordered_json row{
+        {"prompt_n", c.ring.prompt_number}, {"prompt_tokens", c.ring.prompt_tokens},
+        {"alone", to_json(c.alone)},        {"ring", to_json(c.ring)},
+        {"speed_up", c.speed_up()},         {"efficiency", c.efficiency()},
+        {"same_tokens", c.same_tokens()}};
+    if (c.link.active()) {
+      row["link_transfer_s"] = c.transfer_s();
+      row["link_transfer_hidden"] = c.hidden();
+    }
+    rows.push_back(std::move(row));
   }
   return rows;
 }
@@ -141,14 +166,15 @@ nlohmann::ordered_json rows_of(const std::vector<RingComparison>& comparisons) {
 void report(const Request& request, const RingBenchmarkSettings& settings, const Runtime& runtime,
             const RingBenchmarkResult& result, const Machine& machine) {
   const int ranks = runtime.world().size();
-  const std::vector<RingComparison> comparisons = comparisons_of(result, ranks);
+  const std::vector<RingComparison> comparisons = comparisons_of(result, ranks, settings.link);
   const nlohmann::ordered_json document{
       {"environment",
        {{"machine", to_json(machine)},
         {"runtime", runtime.description()},
         {"ranks", ranks},
         {"threads_per_rank", runtime.threads()},
-        {"transport", runtime.world().description()}}},
+        {"transport", runtime.world().description()},
+        {"emulated_link", settings.link.to_string()}}},
       {"model",
        {{"hidden_size", settings.config.common().hidden_size},
         {"layers", settings.config.common().layers},
@@ -177,8 +203,12 @@ void run(const Request& request) {
                                  .prompt_numbers = request.prompt_numbers,
                                  .tokens = request.tokens,
                                  .dtype = request.common.dtype.value_or(DType::f32),
-                                 .seed = request.common.seed};
-  run_collectively({.device = request.common.device, .threads = request.common.threads.value_or(0)},
+                                 .seed = request.common.seed,
+                                 .link = request.common.link};
+  run_collectively({.device = request.common.device,
+                    .threads = request.common.threads.value_or(0),
+                    .link = request.common.link,
+                    .least_deadline = kLongestPrompt},
                    [&](Runtime& runtime) {
                      require(runtime.world().size() > 1,
                              "bench ring needs several ranks: mpirun -n 2 portolan bench ring");
@@ -221,13 +251,16 @@ void add_bench_ring_command(CLI::App& bench) {
   add("--out", "Where ring.csv and ring.json go, created if need be", "DIR",
       [request](const std::string& text) { request->out = text; });
   add_run_options(*command, request->common);
+  add_link_option(*command, request->common);
   add_output_options(*command, request->common);
   command->footer(
       "Each token is a whole forward without a key/value cache, as in the published sweep; random\n"
       "weights; prompts have as many random ids as LLaMA 3's tokens of the numbers (N = 2000: "
       "6998).\n"
+      "Waiting: of a token's time, what the slowest rank spent waiting for blocks.\n"
       "Examples:\n"
       "  mpirun -n 2 portolan bench ring\n"
+      "  mpirun -n 2 portolan bench ring --emulate-link bandwidth=1GB/s,latency=50us\n"
       "  mpirun -n 4 portolan bench ring --preset llama-3-8b --dtype bf16 --prompt-n 10,100,2000 "
       "--tokens 5 --out results");
   command->callback([request] { run(*request); });

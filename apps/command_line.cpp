@@ -61,6 +61,7 @@ void describe(CLI::App& application) {
   add_plan_command(application);
   add_logits_command(application);
   add_train_command(application);
+  add_tokenize_command(application);
   add_attention_command(application);
   add_bench_command(application);
   add_worker_command(application);

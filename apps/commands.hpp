@@ -19,6 +19,7 @@ void add_inspect_command(CLI::App& application);
 void add_logits_command(CLI::App& application);
 void add_plan_command(CLI::App& application);
 void add_report_command(CLI::App& application);
+void add_tokenize_command(CLI::App& application);
 void add_train_command(CLI::App& application);
 /// compare-worker: one job of a comparison, started by `compare`; not listed in the help.
 void add_worker_command(CLI::App& application);

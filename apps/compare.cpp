@@ -185,6 +185,7 @@ void add_compare_command(CLI::App& application) {
            options->timeout);
   command.add_flag("--oversubscribe", options->oversubscribe, "Allow more ranks than cores");
   add_run_options(command, options->common);
+  add_link_option(command, options->common);
   command.get_option("--threads")
       ->description("Cores in total, the same for every mode (default: all usable ones)");
   add_output_options(command, options->common);

@@ -100,6 +100,7 @@ void add_info_command(CLI::App& application) {
       *application.add_subcommand("info", "Say what this build and this machine can do");
   auto options = std::make_shared<CommonOptions>();
   add_run_options(command, *options);
+  add_link_option(command, *options);
   add_output_options(command, *options);
   command.footer(
       "Examples:\n"

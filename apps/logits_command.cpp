@@ -28,6 +28,7 @@ void add_logits_command(CLI::App& application) {
                     "Also save row 0's residual stream: hidden.embed, hidden.layer.<i>, "
                     "hidden.final");
   add_run_options(*command, request->common);
+  add_link_option(*command, request->common);
   add_mesh_options(*command, request->common);
   add_output_options(*command, request->common);
   command->footer(

@@ -53,6 +53,9 @@ void add_run_options(CLI::App& command, CommonOptions& options) {
       "N", [&options](const std::string& text) {
         options.threads = static_cast<int>(parse_integer("--threads", text, 1, kMostThreads));
       });
+}
+
+void add_link_option(CLI::App& command, CommonOptions& options) {
   add_text_option(
       command, "--emulate-link",
       "Collectives take at least as long as on this link, as in "

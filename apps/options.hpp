@@ -38,8 +38,10 @@ struct CommonOptions {
   bool json = false;
 };
 
-/// --device, --seed, --threads, --emulate-link.
+/// --device, --seed, --threads.
 void add_run_options(CLI::App& command, CommonOptions& options);
+/// --emulate-link, of commands whose ranks exchange data.
+void add_link_option(CLI::App& command, CommonOptions& options);
 /// --dtype, --parallel, --tp, --cp, --sequence-parallel.
 void add_mesh_options(CLI::App& command, CommonOptions& options);
 /// --quiet, --json.

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
@@ -54,7 +55,7 @@ void Progress::clear() {
 }
 
 std::string clock_text(double seconds) {
-  const auto total = static_cast<long>(std::max(0.0, seconds) + 0.5);
+  const auto total = std::lround(std::max(0.0, seconds));
   if (total < 60) return fmt::format("{} s", total);
   if (total < 3600) return fmt::format("{}:{:02}", total / 60, total % 60);
   return fmt::format("{}:{:02}:{:02}", total / 3600, total / 60 % 60, total % 60);

@@ -63,7 +63,7 @@ void add_members(HtmlTable& table, const std::string& prefix, const nlohmann::or
   for (const auto& [name, member] : value.items()) {
     std::string label = name;
     std::replace(label.begin(), label.end(), '_', ' ');
-    if (!prefix.empty()) label = prefix + ": " + label;
+    if (!prefix.empty()) label.insert(0, prefix + ": ");
     if (name == "jobs") continue;  // each has a line of its own
     if (name == "memory_bytes" && member.is_number()) {
       table.add({"machine: memory", fmt::format("{:.1f} GB", member.get<double>() / 1e9)});

@@ -44,9 +44,15 @@ class Sweep {
     context_.reset_communication_memory_peaks();
     for (int i = 0; i < settings_.tokens; ++i) {
       context_.world().barrier();
+      context_.reset_communication();
       const Stopwatch stopwatch;
       const std::int32_t id = next_id(ids);
       row.seconds.push_back(slowest(stopwatch.seconds()));
+      const CollectiveCounters shifts =
+          context_.communication()[static_cast<std::size_t>(Collective::ring_shift)];
+      row.waiting_s.push_back(slowest(shifts.seconds));
+      row.ring_messages = shifts.calls;
+      row.ring_bytes = shifts.bytes;
       ids.push_back(id);
       row.ids.push_back(id);
     }
@@ -96,6 +102,7 @@ std::int64_t numeric_prompt_tokens(std::int64_t numbers) {
 }
 
 double RingBenchmarkRow::median_s() const { return summary_of(seconds).median; }
+double RingBenchmarkRow::median_waiting_s() const { return summary_of(waiting_s).median; }
 
 RingBenchmarkResult measure_ring(const RingBenchmarkSettings& settings, const Runtime& runtime) {
   Communicator& world = runtime.world();

@@ -6,6 +6,7 @@
 
 #include "core/dtype.hpp"
 #include "models/config.hpp"
+#include "parallel/link_emulation.hpp"
 #include "runtime/runtime.hpp"
 
 /// The published prompt sweep of ring attention: greedy tokens without a key/value cache, one whole
@@ -22,6 +23,7 @@ struct RingBenchmarkSettings {
   int tokens = 3;                            ///< generated, and timed, per prompt
   DType dtype = DType::f32;
   std::uint64_t seed = 0;
+  LinkEmulation link = {};  ///< between the ranks
 };
 
 struct RingBenchmarkRow {
@@ -30,8 +32,12 @@ struct RingBenchmarkRow {
   std::vector<double> seconds;           ///< of each token, the slowest rank's
   std::vector<std::int32_t> ids;         ///< the tokens
   std::vector<std::int64_t> peak_bytes;  ///< allocated, of each rank, weights included
+  std::vector<double> waiting_s;         ///< of each token: in the ring, the slowest rank's
+  std::int64_t ring_messages = 0;        ///< that a rank receives for one token
+  std::int64_t ring_bytes = 0;           ///< of these
 
   [[nodiscard]] double median_s() const;
+  [[nodiscard]] double median_waiting_s() const;
 };
 
 struct RingBenchmarkResult {

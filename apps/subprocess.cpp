@@ -25,8 +25,6 @@
 
 #include "core/error.hpp"
 
-extern char** environ;
-
 namespace portolan {
 namespace {
 

@@ -55,6 +55,7 @@ void add_train_command(CLI::App& application) {
       ->type_name("DIR");
   command->get_option("--batch-size")->capture_default_str();
   add_run_options(*command, r.common);
+  add_link_option(*command, r.common);
   add_mesh_options(*command, r.common);
   add_output_options(*command, r.common);
   command->footer(

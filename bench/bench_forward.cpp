@@ -13,6 +13,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -160,22 +161,16 @@ class Bench {
     sequence_ += 1;
     const std::string path = fmt::format("/tmp/portolan-bench-{}", launcher_process());
     if (is_root() && runtime_.world().size() > 1) {
-      std::FILE* file = std::fopen((path + ".partial").c_str(), "w");
-      if (file == nullptr) throw Error(fmt::format("{}: cannot be written", path));
-      fmt::print(file, "{} {} {}\n", sequence_, command, length);
-      std::fclose(file);
+      std::ofstream file(path + ".partial");
+      file << sequence_ << ' ' << command << ' ' << length << '\n';
+      file.close();
+      if (!file) throw Error(fmt::format("{}: cannot be written", path));
       std::rename((path + ".partial").c_str(), path.c_str());
     }
     while (!is_root()) {
-      std::FILE* file = std::fopen(path.c_str(), "r");
+      std::ifstream file(path);
       long long sequence = 0;
-      long long shared_length = 0;
-      if (file != nullptr) {
-        const int fields = std::fscanf(file, "%lld %d %lld", &sequence, &command, &shared_length);
-        std::fclose(file);
-        length = shared_length;
-        if (fields == 3 && sequence == sequence_) break;
-      }
+      if (file >> sequence >> command >> length && sequence == sequence_) break;
       usleep(20000);
     }
     runtime_.world().barrier();

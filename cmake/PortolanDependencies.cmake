@@ -49,6 +49,7 @@ portolan_find(nlohmann_json nlohmann-json3-dev) # nlohmann_json::nlohmann_json
 portolan_find(MPI libopenmpi-dev COMPONENTS C) # MPI::MPI_C
 portolan_find_module(hwloc hwloc libhwloc-dev) # PkgConfig::hwloc
 portolan_find_module(pcre2 libpcre2-8 libpcre2-dev) # PkgConfig::pcre2
+portolan_find_module(icu icu-uc libicu-dev) # PkgConfig::icu
 portolan_find(hwy libhwy-dev CONFIG) # hwy::hwy
 if(Portolan_ENABLE_OPENMP)
   portolan_find(OpenMP g++ COMPONENTS CXX) # OpenMP::OpenMP_CXX

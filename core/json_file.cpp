@@ -245,6 +245,10 @@ bool JsonObject::boolean(std::string_view name) const {
   return member->get<bool>();
 }
 
+bool JsonObject::boolean(std::string_view name, bool absent) const {
+  return has(name) ? boolean(name) : absent;
+}
+
 std::string JsonObject::text(std::string_view name) const {
   const json* member = find(name);
   if (member == nullptr || !member->is_string()) fail(name, "a string");
@@ -255,6 +259,17 @@ JsonObject JsonObject::object(std::string_view name) const {
   const json* member = find(name);
   if (member == nullptr) fail(name, "an object");
   return {*member, source_, field(name)};
+}
+
+std::vector<JsonObject> JsonObject::objects(std::string_view name) const {
+  const json* member = find(name);
+  if (member == nullptr || !member->is_array()) fail(name, "a list");
+  std::vector<JsonObject> items;
+  items.reserve(member->size());
+  for (const json& item : *member) {
+    items.emplace_back(item, source_, fmt::format("{}[{}]", field(name), items.size()));
+  }
+  return items;
 }
 
 void JsonObject::fail(std::string_view name, std::string_view expected) const {

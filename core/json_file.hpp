@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 /// Strict reading of JSON (RFC 8259) that others wrote. Every failure is an InputError of one line,
 /// `SOURCE: field 'a.b': expected ..., found ...`, where SOURCE is the path as it was given.
@@ -75,8 +76,12 @@ class JsonObject {
   /// A finite number above 0.
   [[nodiscard]] double positive_number(std::string_view name) const;
   [[nodiscard]] bool boolean(std::string_view name) const;
+  /// The same, but `absent` where there is no such member.
+  [[nodiscard]] bool boolean(std::string_view name, bool absent) const;
   [[nodiscard]] std::string text(std::string_view name) const;
   [[nodiscard]] JsonObject object(std::string_view name) const;
+  /// A list that holds objects only.
+  [[nodiscard]] std::vector<JsonObject> objects(std::string_view name) const;
 
   /// Throws "SOURCE: field 'path.name': expected EXPECTED, found ...", describing the member.
   [[noreturn]] void fail(std::string_view name, std::string_view expected) const;

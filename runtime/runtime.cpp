@@ -148,7 +148,9 @@ struct Runtime::State {
   }
 
   void start(const RuntimeOptions& options) {
-    world = session ? make_mpi_communicator(*session) : make_single_communicator();
+    TransportOptions transport = TransportOptions::from_environment();
+    transport.deadline = std::max(transport.deadline, options.least_deadline);
+    world = session ? make_mpi_communicator(*session, transport) : make_single_communicator();
     set_log_rank(world->rank(), world->size());
     world->emulate_link(options.link);
     place(options);

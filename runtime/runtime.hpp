@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -16,6 +17,9 @@ struct RuntimeOptions {
   int threads = 0;
   /// Of the world's communicator and the meshes made from it.
   LinkEmulation link = {};
+  /// For work that one rank does while the others wait: the deadline of every wait is at least
+  /// this long.
+  std::chrono::milliseconds least_deadline{0};
 };
 
 /// The one object that owns the process-wide libraries: starts MPI, places this rank on its cores,

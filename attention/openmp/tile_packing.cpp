@@ -164,7 +164,7 @@ void pair_row(const std::uint16_t* low, const std::uint16_t* high, int columns, 
   for (; column < padded; ++column) out[column] = 0;
 }
 
-void PackValues(const SourceRows& values, OperandFormat format, int padded_dim, void* out) {
+void pack_values(const SourceRows& values, OperandFormat format, int padded_dim, void* out) {
   if (format == OperandFormat::pair) {
     static constexpr std::uint16_t kZeros[kMaximumHeadDim] = {};
     auto* words = static_cast<std::uint32_t*>(out);
@@ -282,8 +282,8 @@ void narrow_rows(const float* accumulated, int padded_dim, const float* factors,
   }
 }
 
-void StoreRows(const float* accumulated, int padded_dim, const float* factors, int count,
-               int head_dim, DType dtype, void* const* rows) {
+void store_rows(const float* accumulated, int padded_dim, const float* factors, int count,
+                int head_dim, DType dtype, void* const* rows) {
   switch (dtype) {
     case DType::bf16:
       return narrow_rows<BFloat16>(accumulated, padded_dim, factors, count, head_dim, rows);
@@ -301,11 +301,11 @@ HWY_AFTER_NAMESPACE();
 namespace portolan::flash {
 
 HWY_EXPORT(PackTransposed);
-HWY_EXPORT(PackValues);
+HWY_EXPORT(pack_values);
 HWY_EXPORT(LoadRows);
 HWY_EXPORT(PairColumns);
 HWY_EXPORT(AddRows);
-HWY_EXPORT(StoreRows);
+HWY_EXPORT(store_rows);
 
 bool has_vector_operations() { return (hwy::SupportedTargets() & (HWY_AVX2 | HWY_AVX3)) != 0; }
 
@@ -314,7 +314,7 @@ void pack_transposed(const SourceRows& source, OperandFormat format, int stride,
 }
 
 void pack_values(const SourceRows& values, OperandFormat format, int padded_dim, void* out) {
-  HWY_DYNAMIC_DISPATCH(PackValues)(values, format, padded_dim, out);
+  HWY_DYNAMIC_DISPATCH(pack_values)(values, format, padded_dim, out);
 }
 
 void load_rows(const SourceRows& source, OperandFormat format, int padded_dim, float sign,
@@ -333,7 +333,7 @@ void add_rows(const float* accumulated, int padded_dim, int count, int head_dim,
 
 void store_rows(const float* accumulated, int padded_dim, const float* factors, int count,
                 int head_dim, DType dtype, void* const* rows) {
-  HWY_DYNAMIC_DISPATCH(StoreRows)
+  HWY_DYNAMIC_DISPATCH(store_rows)
   (accumulated, padded_dim, factors, count, head_dim, dtype, rows);
 }
 

@@ -125,7 +125,7 @@ void soften_rows(const SoftmaxTile& tile, OperandFormat format) {
   }
 }
 
-void SoftenTile(const SoftmaxTile& tile, OperandFormat format) {
+void soften_tile(const SoftmaxTile& tile, OperandFormat format) {
   if (tile.kept != nullptr) {
     return tile.seen != nullptr ? soften_rows<true, true>(tile, format)
                                 : soften_rows<false, true>(tile, format);
@@ -134,7 +134,7 @@ void SoftenTile(const SoftmaxTile& tile, OperandFormat format) {
                               : soften_rows<false, false>(tile, format);
 }
 
-void AddLanes(const float* sums, int rows, float* totals) {
+void add_lanes(const float* sums, int rows, float* totals) {
   for (int row = 0; row < rows; ++row, sums += kSumLanes) {
     auto total = hn::Load(kFloats, sums);
     for (int lane = kLanes; lane < kSumLanes; lane += kLanes) {
@@ -150,15 +150,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace portolan::flash {
 
-HWY_EXPORT(SoftenTile);
-HWY_EXPORT(AddLanes);
+HWY_EXPORT(soften_tile);
+HWY_EXPORT(add_lanes);
 
 void softmax_tile(const SoftmaxTile& tile, OperandFormat format) {
-  HWY_DYNAMIC_DISPATCH(SoftenTile)(tile, format);
+  HWY_DYNAMIC_DISPATCH(soften_tile)(tile, format);
 }
 
 void add_lanes(const float* sums, int rows, float* totals) {
-  HWY_DYNAMIC_DISPATCH(AddLanes)(sums, rows, totals);
+  HWY_DYNAMIC_DISPATCH(add_lanes)(sums, rows, totals);
 }
 
 }  // namespace portolan::flash

@@ -13,7 +13,7 @@
 namespace portolan::portable {
 
 template <class Space>
-inline constexpr bool kOnHost = compat::runs_on_host<Space>;
+inline constexpr bool kOnHost = compat::kRunsOnHost<Space>;
 
 /// What the columns of tiles are padded to: vectors of the host, or what a GPU's thread computes.
 template <class Space>

@@ -25,7 +25,7 @@ using Kokkos::sqrt;
 
 /// True where kernels of the execution space run on host threads, one row to a thread.
 template <class Space>
-inline constexpr bool runs_on_host =
+inline constexpr bool kRunsOnHost =
     Kokkos::SpaceAccessibility<Space, Kokkos::HostSpace>::accessible;
 
 template <class Space>

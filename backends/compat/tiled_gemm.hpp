@@ -18,9 +18,9 @@ struct TiledGemm {
 
   static constexpr int kTile = 32;
   /// Neighbouring columns that one thread computes: a vector register on a CPU.
-  static constexpr int kLanes = runs_on_host<Space> ? 16 : 4;
+  static constexpr int kLanes = kRunsOnHost<Space> ? 16 : 4;
   static constexpr int kItems = kTile * kTile / kLanes;
-  static constexpr int kTeamSize = runs_on_host<Space> ? 1 : kItems;
+  static constexpr int kTeamSize = kRunsOnHost<Space> ? 1 : kItems;
 
   const float* a = nullptr;  // [rows, inner], or its transpose
   const float* b = nullptr;  // [inner, columns], or its transpose

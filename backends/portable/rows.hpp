@@ -12,7 +12,7 @@ namespace portolan::portable {
 
 /// Columns that a host thread takes at a time; elsewhere each thread takes one.
 template <class Space>
-inline constexpr std::int64_t kColumnBlock = compat::runs_on_host<Space> ? 16384 : 1;
+inline constexpr std::int64_t kColumnBlock = compat::kRunsOnHost<Space> ? 16384 : 1;
 
 /// Runs `body(row, begin, end)` so that each column of each row is covered once: stretches of rows
 /// on host threads, where the inner loop vectorises, one element per thread elsewhere.
@@ -41,7 +41,7 @@ void for_rows(const Space& space, const char* label, std::int64_t rows, std::int
 
 /// Threads of a team that shares one row. One on the host, where rows are the parallelism.
 template <class Space>
-inline constexpr int kRowTeamSize = compat::runs_on_host<Space> ? 1 : 256;
+inline constexpr int kRowTeamSize = compat::kRunsOnHost<Space> ? 1 : 256;
 
 template <class Space>
 using RowTeams = Kokkos::TeamPolicy<Space, Kokkos::IndexType<std::int64_t>>;
@@ -69,7 +69,7 @@ KOKKOS_INLINE_FUNCTION Sum row_sum(const Team& team, std::int64_t columns, const
       Kokkos::TeamVectorRange(team, int{kRowPartials}),
       [&](const int partial, Sum& sum) {
         Sum own{};
-        if constexpr (compat::runs_on_host<Space>) {
+        if constexpr (compat::kRunsOnHost<Space>) {
           const std::int64_t begin = partial * block;
           const std::int64_t end = begin + block < columns ? begin + block : columns;
           for (std::int64_t column = begin; column < end; ++column) own += term(column);

@@ -112,6 +112,32 @@ TEST(RingAttention, ALongPromptEqualsOneRank) {
   }
 }
 
+TEST(RingAttention, ARankHoldsItsOwnBlockAndAtMostTwoInFlight) {
+  Communicator& world = test_world();
+  const SelfAttention attention = grouped_attention();
+  constexpr std::int64_t kLength = 4096;
+  const std::unique_ptr<AttentionStrategy> ring = make_ring_attention(world);
+  const SequenceSharding sharding = ring->sharding(kLength);
+  const Tensor x = local_rows(random({kBatch, kLength, 8 * 16}, "x"), sharding);
+  const AttentionOperands operands = AttentionOperands::of(x, attention);
+  const AttentionResult result{Tensor::empty(operands.q.shape(), DType::f32, test_device()),
+                               Tensor()};
+  const std::int64_t block = 2 * kBatch * sharding.largest_local_tokens() * 2 * 16 * 4;
+  const CachingAllocator& allocator = backend_of(test_device()).allocator();
+  const auto in_use = [&] {
+    return allocator.counters().allocated_peak + world.memory().allocated_peak;
+  };
+  backend_of(test_device()).allocator().reset_peaks();
+  world.reset_memory_peaks();
+  const std::int64_t before = in_use();
+  ring->forward(operands, attention, sharding, result);
+  // What the kernels and the merge need beside the blocks, all of it of this rank's tokens.
+  const std::int64_t rows = kBatch * sharding.local_tokens(world.rank()) * 4;
+  const std::int64_t partial_sums = 2 * rows * 16 * 4 + 2 * rows * 4;
+  const std::int64_t held = in_use() - before - partial_sums;
+  EXPECT_LE(held, 3 * block + block / 2) << "one block is " << block << " bytes";
+}
+
 TEST(RingAttention, SharesOfScoresDifferByLessThanFivePerCent) {
   const SequenceSharding sharding(4096, 4);
   std::int64_t least = INT64_MAX;

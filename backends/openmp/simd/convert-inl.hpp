@@ -95,7 +95,9 @@ HWY_INLINE void store(Floats value, T* to) {
 }
 
 #if HWY_TARGET != HWY_SCALAR
-/// Two vectors rounded to bf16, in order: the upper halves of their words.
+/// Two vectors rounded to bf16, in order: the upper halves of their words. kArithmetic: results of
+/// arithmetic on bf16, whose NaNs have nothing in their lower halves that could carry.
+template <bool kArithmetic>
 HWY_INLINE hn::Vec<hn::Repartition<std::uint16_t, FloatTag>> rounded_pair(Floats first,
                                                                           Floats second) {
   const WordTag words;
@@ -104,6 +106,7 @@ HWY_INLINE hn::Vec<hn::Repartition<std::uint16_t, FloatTag>> rounded_pair(Floats
     const Words bits = hn::BitCast(words, value);
     const Words odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1u));
     const Words sum = hn::Add(bits, hn::Add(odd, hn::Set(words, 0x7FFFu)));
+    if constexpr (kArithmetic) return sum;
     const Words quiet = hn::Or(bits, hn::Set(words, 0x400000u));
     return hn::IfThenElse(hn::RebindMask(words, hn::IsNaN(value)), quiet, sum);
   };
@@ -135,16 +138,17 @@ HWY_INLINE void put(Floats value, T* to) {
   }
 }
 
-/// Two neighbouring vectors, which for bf16 is cheaper than one after the other.
-template <bool kStream, class T>
+/// Two neighbouring vectors, which for bf16 is cheaper than one after the other; more so for
+/// results of arithmetic on T, not on wider numbers.
+template <bool kStream, bool kArithmetic = false, class T>
 HWY_INLINE void put_pair(Floats first, Floats second, T* to) {
 #if HWY_TARGET != HWY_SCALAR
   if constexpr (std::is_same_v<T, BFloat16>) {
     const hn::Repartition<std::uint16_t, FloatTag> half_words;
     if constexpr (kStream) {
-      hn::Stream(rounded_pair(first, second), half_words, &to->bits);
+      hn::Stream(rounded_pair<kArithmetic>(first, second), half_words, &to->bits);
     } else {
-      hn::StoreU(rounded_pair(first, second), half_words, &to->bits);
+      hn::StoreU(rounded_pair<kArithmetic>(first, second), half_words, &to->bits);
     }
     return;
   }

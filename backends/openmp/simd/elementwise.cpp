@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "backends/openmp/simd/convert-inl.hpp"
 #include "backends/openmp/simd/kernels.hpp"
@@ -19,10 +20,12 @@ namespace portolan::simd::HWY_NAMESPACE {
 const char* target() { return hwy::TargetName(HWY_TARGET); }
 
 /// Applies `function(i) -> vector` to each vector of [begin, end), the last one partial, and stores
-/// it to out. `function.first(i, count)` loads only `count` elements.
+/// it to out. `function.first(i, count)` loads only `count` elements. Functions with kArithmetic
+/// compute from numbers of out's dtype.
 template <class T, class Function>
 HWY_INLINE void map(std::int64_t begin, std::int64_t end, bool stream, T* out,
                     const Function& function) {
+  constexpr bool kArithmetic = requires { Function::kArithmetic; };
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(FloatTag()));
   std::int64_t i = begin;
   if (stream) {
@@ -31,14 +34,14 @@ HWY_INLINE void map(std::int64_t begin, std::int64_t end, bool stream, T* out,
       ++i;
     }
     for (; i + 2 * lanes <= end; i += 2 * lanes) {
-      put_pair<true>(function(i), function(i + lanes), out + i);
+      put_pair<true, kArithmetic>(function(i), function(i + lanes), out + i);
     }
     hwy::FlushStream();
   }
   for (; i + 2 * lanes <= end; i += 2 * lanes) {
     const Floats first = function(i);
     const Floats second = function(i + lanes);
-    put_pair<false>(first, second, out + i);
+    put_pair<false, kArithmetic>(first, second, out + i);
   }
   for (; i + lanes <= end; i += lanes) put<false>(function(i), out + i);
   if (i < end) store_first(function.first(i, end - i), out + i, end - i);
@@ -75,6 +78,7 @@ void convert(const ConvertElements& arguments, std::int64_t begin, std::int64_t 
 
 template <class T>
 struct AddTwo {
+  static constexpr bool kArithmetic = true;
   const T* left;
   const T* right;
   HWY_INLINE Floats operator()(std::int64_t i) const {
@@ -125,13 +129,17 @@ void sum(const SumElements& arguments, std::int64_t begin, std::int64_t end) {
 
 template <class T>
 struct Swiglu {
+  static constexpr bool kArithmetic = true;
   const T* gate;
   const T* up;
 
   HWY_INLINE static Floats combine(Floats gate, Floats up) {
-    const FloatTag floats;
-    const Floats s = exp_of_opposite(gate);
-    return hn::Mul(hn::Mul(gate, reciprocal(hn::Add(s, hn::Set(floats, 1.0F)))), up);
+    const Floats one = hn::Set(FloatTag(), 1.0F);
+    if constexpr (std::is_same_v<T, BFloat16>) {  // else arithmetic takes longer than memory
+      const Floats factor = coarse_reciprocal(hn::Add(coarse_exp_of_opposite(gate), one));
+      return hn::Mul(hn::Mul(gate, factor), up);
+    }
+    return hn::Mul(hn::Mul(gate, reciprocal(hn::Add(exp_of_opposite(gate), one))), up);
   }
   HWY_INLINE Floats operator()(std::int64_t i) const {
     return combine(load(gate + i), load(up + i));

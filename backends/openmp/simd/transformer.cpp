@@ -132,8 +132,8 @@ HWY_INLINE void rotate(T* first, T* second, const float* cosine, const float* si
   for (; i + 2 * lanes <= half; i += 2 * lanes) {
     const Turned lower = at(i);
     const Turned upper = at(i + lanes);
-    put_pair<false>(lower.first, upper.first, first + i);
-    put_pair<false>(lower.second, upper.second, second + i);
+    put_pair<false, true>(lower.first, upper.first, first + i);
+    put_pair<false, true>(lower.second, upper.second, second + i);
   }
   for (; i < half; i += lanes) {
     const std::int64_t count = std::min(lanes, half - i);

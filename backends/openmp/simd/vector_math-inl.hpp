@@ -139,6 +139,24 @@ HWY_INLINE Floats exp_of_opposite(Floats x) {
   return scaled_exp(shifted, hn::NegMulAdd(n, hn::Set(floats, kLn2Low), coarse));
 }
 
+/// exp(-x) for results in bf16: within 2^-13.7, a 24th of bf16's own rounding error, by the minimax
+/// polynomial of degree 3 and ln 2 in one part. Bounded as above.
+HWY_INLINE Floats coarse_exp_of_opposite(Floats x) {
+  const FloatTag floats;
+  const WordTag words;
+  const Floats bounded = hn::Min(hn::Max(x, hn::Set(floats, -87.0F)), hn::Set(floats, 87.0F));
+  const Floats shift = hn::Set(floats, kRoundingShift);
+  const Floats shifted = hn::NegMulAdd(bounded, hn::Set(floats, 1.44269504F), shift);
+  const Floats n = hn::Sub(shifted, shift);
+  const Floats r = hn::NegMulSub(n, hn::Set(floats, 0.693147182F), bounded);
+  Floats power = hn::Set(floats, 0.165668219F);
+  power = hn::MulAdd(power, r, hn::Set(floats, 0.504964232F));
+  power = hn::MulAdd(power, r, hn::Set(floats, 1.00016427F));
+  power = hn::MulAdd(power, r, hn::Set(floats, 0.999928057F));
+  const Words exponent = hn::ShiftLeft<23>(hn::BitCast(words, shifted));
+  return hn::BitCast(floats, hn::Add(hn::BitCast(words, power), exponent));
+}
+
 /// 1 / x within two units in the last place, for x whose reciprocal is a normal number.
 HWY_INLINE Floats reciprocal(Floats x) {
   const FloatTag floats;
@@ -148,6 +166,15 @@ HWY_INLINE Floats reciprocal(Floats x) {
   return hn::MulAdd(guess, hn::NegMulAdd(guess, x, hn::Set(floats, 1.0F)), guess);
 #else
   return hn::Div(hn::Set(floats, 1.0F), x);
+#endif
+}
+
+/// 1 / x for results in bf16: within 2^-14.
+HWY_INLINE Floats coarse_reciprocal(Floats x) {
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  return hn::ApproximateReciprocal(x);
+#else
+  return reciprocal(x);
 #endif
 }
 

@@ -10,6 +10,7 @@ a loss on sharded logits.
 import argparse
 import contextlib
 import json
+import math
 import os
 import pathlib
 import time
@@ -50,11 +51,23 @@ def parse_arguments():
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--clip-norm", type=float)
+    parser.add_argument("--cosine-after", type=int, metavar="K",
+                        help="warm up over K steps, then decay along half a cosine; default constant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--rendezvous", default="")
     return parser.parse_args()
+
+
+def rate_factor(options, step):
+    warmup = options.cosine_after
+    if warmup is None:
+        return 1.0
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, options.steps - warmup))
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def checkpoint_name(name):
@@ -135,6 +148,7 @@ def main():
         betas=(0.9, 0.95),
         eps=1e-8,
     )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(options, step))
     text = Text(options.data, options.batch_size, options.seq_len)
     for step in range(options.steps):
         ids = text.batch(step)
@@ -147,6 +161,7 @@ def main():
         if options.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - begin
         value = loss.detach()

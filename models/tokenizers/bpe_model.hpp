@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/tokenizers/bpe_merges.hpp"
+#include "models/tokenizers/vocabulary.hpp"
+#include "models/tokenizers/word_cache.hpp"
+
+namespace portolan {
+
+struct BpeOptions {
+  /// Words come as bytes and are written in the byte-level alphabet (byte_level.hpp) first.
+  bool byte_level = false;
+  /// A word that is a token is that token, whether or not merges reach it.
+  bool ignore_merges = false;
+  /// A character that is no token becomes the tokens <0xNN> of its bytes, if there are all of them.
+  bool byte_fallback = false;
+  /// What else is no token becomes this one, or nothing.
+  std::optional<TokenId> unknown;
+  /// Neighbouring unknown characters become one token.
+  bool fuse_unknown = false;
+};
+
+/// Turns words into tokens by byte pair encoding.
+class BpeModel {
+ public:
+  /// Memory that calls reuse, and what they remember. Not to be shared by threads, nor by models.
+  struct Scratch {
+    BpeMerges::Scratch merges;
+    WordCache cache;
+    std::vector<TokenId> symbols;
+    std::string byte_level_word;
+  };
+
+  BpeModel(Vocabulary vocabulary, BpeMerges merges, BpeOptions options);
+
+  [[nodiscard]] const Vocabulary& vocabulary() const noexcept { return vocabulary_; }
+
+  /// Appends the tokens of `word`, which must be UTF-8.
+  void encode(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const;
+
+ private:
+  [[nodiscard]] bool merges_stay_within_words() const;
+  void encode_cached(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const;
+  void encode_word(std::string_view word, Scratch& scratch) const;
+  void append_symbols(std::string_view word, std::vector<TokenId>& symbols) const;
+  bool append_bytes(std::string_view character, std::vector<TokenId>& symbols) const;
+  [[nodiscard]] std::optional<TokenId> find_character(std::string_view character) const;
+
+  Vocabulary vocabulary_;
+  BpeMerges merges_;
+  BpeOptions options_;
+  /// Tokens of one byte, and of bytes <0xNN>; -1 where there is none.
+  std::array<TokenId, 128> ascii_;
+  std::array<TokenId, 256> bytes_;
+  /// No merge joins a character with a space marker behind it, so that text falls into words that
+  /// can be encoded one by one although nothing has split it.
+  bool splits_at_markers_ = false;
+};
+
+/// U+2581, which stands for a space in SentencePiece vocabularies.
+inline constexpr std::string_view kSpaceMarker = "\xE2\x96\x81";
+
+}  // namespace portolan

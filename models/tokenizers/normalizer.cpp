@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/tokenizers/normalizer.hpp"
+
+#include <functional>
+#include <utility>
+
+#include "models/tokenizers/byte_level.hpp"
+#include "models/tokenizers/pattern.hpp"
+#include "models/tokenizers/unicode_text.hpp"
+
+namespace portolan {
+namespace {
+
+using Step = std::unique_ptr<const NormalizerStep>;
+
+/// A step that is a function of the text.
+class FunctionStep : public NormalizerStep {
+ public:
+  explicit FunctionStep(std::function<void(std::string&)> function)
+      : function_(std::move(function)) {}
+  void apply(std::string& text) const override { function_(text); }
+
+ private:
+  std::function<void(std::string&)> function_;
+};
+
+template <typename Function>
+Step make_step(Function function) {
+  return std::make_unique<FunctionStep>(std::move(function));
+}
+
+Step make_form(UnicodeForm form) {
+  return make_step([form](std::string& text) { text = normalize_unicode(text, form); });
+}
+
+class ReplaceStep : public NormalizerStep {
+ public:
+  ReplaceStep(Pattern pattern, std::string content)
+      : pattern_(std::move(pattern)), content_(std::move(content)) {}
+  void apply(std::string& text) const override { text = pattern_.replace(text, content_); }
+
+ private:
+  Pattern pattern_;
+  std::string content_;
+};
+
+void strip_white_space(std::string& text, bool left, bool right) {
+  std::size_t begin = 0;
+  std::size_t end = text.size();
+  while (left && begin < end) {
+    std::size_t next = begin;
+    if (!is_white_space(next_character(text, next))) break;
+    begin = next;
+  }
+  while (right && end > begin) {
+    std::size_t previous = end;
+    if (!is_white_space(previous_character(text, previous))) break;
+    end = previous;
+  }
+  text = text.substr(begin, end - begin);
+}
+
+void collapse_spaces(std::string& text) {
+  std::string result;
+  for (const char character : text) {
+    if (character != ' ' || !(result.empty() || result.back() == ' ')) result += character;
+  }
+  if (!result.empty() && result.back() == ' ') result.pop_back();
+  text = std::move(result);
+}
+
+void read_steps(const JsonObject& object, std::vector<Step>& steps) {
+  const std::string type = object.text("type");
+  if (type == "Sequence") {
+    for (const JsonObject& each : object.objects("normalizers")) read_steps(each, steps);
+  } else if (type == "NFC") {
+    steps.push_back(make_form(UnicodeForm::nfc));
+  } else if (type == "NFD") {
+    steps.push_back(make_form(UnicodeForm::nfd));
+  } else if (type == "NFKC") {
+    steps.push_back(make_form(UnicodeForm::nfkc));
+  } else if (type == "NFKD") {
+    steps.push_back(make_form(UnicodeForm::nfkd));
+  } else if (type == "Lowercase") {
+    steps.push_back(make_step([](std::string& text) { text = lowercase(text); }));
+  } else if (type == "StripAccents") {
+    steps.push_back(make_step([](std::string& text) { text = strip_marks(text); }));
+  } else if (type == "Strip") {
+    const bool left = object.boolean("strip_left");
+    const bool right = object.boolean("strip_right");
+    steps.push_back(
+        make_step([left, right](std::string& text) { strip_white_space(text, left, right); }));
+  } else if (type == "Prepend") {
+    steps.push_back(make_prepend(object.text("prepend")));
+  } else if (type == "Replace") {
+    steps.push_back(
+        std::make_unique<ReplaceStep>(read_pattern(object, "pattern"), object.text("content")));
+  } else if (type == "ByteLevel") {
+    steps.push_back(make_step([](std::string& text) {
+      std::string result;
+      append_byte_level(result, text);
+      text = std::move(result);
+    }));
+  } else {
+    object.fail("type",
+                "one of Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Prepend, "
+                "Replace, ByteLevel");
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<const NormalizerStep> make_prepend(std::string prefix) {
+  return make_step([prefix = std::move(prefix)](std::string& text) {
+    if (!text.empty()) text.insert(0, prefix);
+  });
+}
+
+std::unique_ptr<const NormalizerStep> make_replace(std::string text, std::string content) {
+  return std::make_unique<ReplaceStep>(Pattern(std::move(text)), std::move(content));
+}
+
+std::unique_ptr<const NormalizerStep> make_collapse_spaces() { return make_step(collapse_spaces); }
+
+Normalizer read_normalizer(const JsonObject& object) {
+  std::vector<Step> steps;
+  read_steps(object, steps);
+  return Normalizer(std::move(steps));
+}
+
+}  // namespace portolan

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/tokenizers/tokenizer_json.hpp"
+
+#include <utility>
+
+#include "core/error.hpp"
+#include "core/json_file.hpp"
+#include "core/printable.hpp"
+#include "models/tokenizers/token_fields.hpp"
+
+namespace portolan {
+namespace {
+
+using nlohmann::json;
+
+Vocabulary read_vocabulary(const JsonObject& model) {
+  const JsonObject tokens = model.object("vocab");
+  Vocabulary vocabulary;
+  vocabulary.reserve(tokens.members().size());
+  for (const auto& [token, value] : tokens.members().items()) {
+    const TokenId id = read_token_id(tokens, token);
+    if (!vocabulary.add(token, id)) {
+      tokens.refuse(token, fmt::format("has the id {}, which is that of '{}'", id,
+                                       printable(*vocabulary.token(id))));
+    }
+  }
+  if (vocabulary.size() == 0) model.fail("vocab", "at least one token");
+  return vocabulary;
+}
+
+/// The two parts of "a b" or ["a", "b"].
+std::pair<std::string_view, std::string_view> parts_of(const JsonObject& model,
+                                                       std::string_view name, const json& merge) {
+  if (merge.is_string()) {
+    const std::string_view text = merge.get_ref<const std::string&>();
+    const std::size_t space = text.find(' ');
+    if (space != std::string_view::npos && text.find(' ', space + 1) == std::string_view::npos) {
+      return {text.substr(0, space), text.substr(space + 1)};
+    }
+  } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+             merge[1].is_string()) {
+    return {merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>()};
+  }
+  model.refuse(name, fmt::format("expected two tokens, found {}", describe(merge)));
+}
+
+BpeMerges read_merges(const JsonObject& model, const Vocabulary& vocabulary) {
+  const json* list = model.find("merges");
+  if (list == nullptr || !list->is_array()) model.fail("merges", "a list");
+  BpeMerges merges(list->size());
+  std::uint32_t rank = 0;
+  for (const json& merge : *list) {
+    // The first line of files that such lists were once made from.
+    if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
+    const std::string name = fmt::format("merges[{}]", rank);
+    const auto [left, right] = parts_of(model, name, merge);
+    const auto id_of = [&](std::string_view token) {
+      if (const auto id = vocabulary.find(token)) return *id;
+      model.refuse(name, fmt::format("'{}' is not in vocab", printable(token)));
+    };
+    const std::string joined = std::string(left).append(right);
+    merges.add(id_of(left), id_of(right), {rank++, id_of(joined)});
+  }
+  return merges;
+}
+
+/// Fields that change what merges mean and that no model of ours uses.
+void refuse_unless_empty(const JsonObject& model, std::string_view name) {
+  if (model.has(name) && !model.text(name).empty()) model.fail(name, "null or \"\"");
+}
+
+BpeModel read_model(const JsonObject& root, bool byte_level) {
+  const JsonObject model = root.object("model");
+  // Old files do not say that it is BPE.
+  if (model.has("type") && model.text("type") != "BPE") model.fail("type", "BPE");
+  if (model.has("dropout") && model.number("dropout", 0.0, 1.0) != 0.0) {
+    model.fail("dropout", "null or 0");
+  }
+  refuse_unless_empty(model, "continuing_subword_prefix");
+  refuse_unless_empty(model, "end_of_word_suffix");
+  Vocabulary vocabulary = read_vocabulary(model);
+  BpeMerges merges = read_merges(model, vocabulary);
+  BpeOptions options;
+  options.byte_level = byte_level;
+  options.ignore_merges = model.boolean("ignore_merges", false);
+  options.byte_fallback = model.boolean("byte_fallback", false);
+  options.fuse_unknown = model.boolean("fuse_unk", false);
+  if (model.has("unk_token")) {
+    options.unknown = vocabulary.find(model.text("unk_token"));
+    if (!options.unknown) model.fail("unk_token", "a token of vocab");
+  }
+  return {std::move(vocabulary), std::move(merges), options};
+}
+
+AddedToken read_added_token(const JsonObject& object, const Normalizer& normalizer) {
+  AddedToken token;
+  token.content = object.text("content");
+  token.id = read_token_id(object, "id");
+  token.special = object.boolean("special", false);
+  token.normalized = object.boolean("normalized", !token.special);
+  token.single_word = object.boolean("single_word", false);
+  token.lstrip = object.boolean("lstrip", false);
+  token.rstrip = object.boolean("rstrip", false);
+  token.pattern = token.normalized ? normalizer.apply(token.content) : token.content;
+  for (const std::string& text : {token.content, token.pattern}) {
+    if (text.empty() || text.size() > AddedTokenMatcher::kLongestPattern) {
+      object.fail("content", fmt::format("text of 1 to {} bytes, also when it is normalized",
+                                         AddedTokenMatcher::kLongestPattern));
+    }
+  }
+  return token;
+}
+
+std::vector<AddedToken> read_added_tokens(const JsonObject& root, const Vocabulary& vocabulary,
+                                          const Normalizer& normalizer) {
+  std::vector<AddedToken> tokens;
+  if (!root.has("added_tokens")) return tokens;
+  Vocabulary added;
+  for (const JsonObject& each : root.objects("added_tokens")) {
+    AddedToken token = read_added_token(each, normalizer);
+    // What is in vocab, too, must be the same there.
+    const auto known = vocabulary.token(token.id);
+    const auto id = vocabulary.find(token.content);
+    if ((known && *known != token.content) || (id && *id != token.id)) {
+      each.refuse("id", fmt::format("'{}' has the id {}, which contradicts vocab",
+                                    printable(token.content), token.id));
+    }
+    if (!added.add(token.content, token.id)) {
+      each.refuse("content", "the token or its id appears twice");
+    }
+    tokens.push_back(std::move(token));
+  }
+  return tokens;
+}
+
+/// The first of `names` that is a token.
+std::optional<TokenId> find_any(const Tokenizer& tokenizer,
+                                std::initializer_list<std::string_view> names) {
+  for (const std::string_view name : names) {
+    if (const auto id = tokenizer.find(name)) return id;
+  }
+  return std::nullopt;
+}
+
+/// Names that published tokenizers use; tokenizer_config.json may say otherwise.
+SpecialTokens usual_special_tokens(const Tokenizer& tokenizer) {
+  return {.bos = find_any(tokenizer, {"<s>", "<|begin_of_text|>", "<|endoftext|>"}),
+          .eos = find_any(tokenizer, {"</s>", "<|end_of_text|>", "<|endoftext|>"}),
+          .unknown = find_any(tokenizer, {"<unk>"}),
+          .pad = find_any(tokenizer, {"<pad>"}),
+          .mask = find_any(tokenizer, {"<mask>"})};
+}
+
+}  // namespace
+
+Tokenizer parse_tokenizer_json(std::string_view text, const std::string& source) {
+  const json document = parse_json(text, source, {.bytes = kLargestTokenizerFile});
+  const JsonObject root(document, source);
+  if (root.has("version") && root.text("version") != "1.0") root.fail("version", "\"1.0\"");
+
+  Normalizer normalizer;
+  if (root.has("normalizer")) normalizer = read_normalizer(root.object("normalizer"));
+  PreTokenizer pre_tokenizer;
+  if (root.has("pre_tokenizer")) pre_tokenizer = read_pre_tokenizer(root.object("pre_tokenizer"));
+  BpeModel model = read_model(root, pre_tokenizer.byte_level());
+  std::vector<AddedToken> added = read_added_tokens(root, model.vocabulary(), normalizer);
+  PostProcessor post_processor;
+  if (root.has("post_processor")) {
+    const auto is_token = [&](TokenId id) {
+      return model.vocabulary().token(id).has_value() ||
+             std::ranges::any_of(added, [&](const AddedToken& each) { return each.id == id; });
+    };
+    post_processor = read_post_processor(root.object("post_processor"), is_token);
+  }
+  Tokenizer tokenizer({.format = TokenizerFormat::huggingface,
+                       .added_tokens = std::move(added),
+                       .normalizer = root.has("normalizer")
+                                         ? read_normalizer(root.object("normalizer"))
+                                         : Normalizer(),
+                       .pre_tokenizer = std::move(pre_tokenizer),
+                       .model = std::move(model),
+                       .post_processor = std::move(post_processor),
+                       .decoder = root.has("decoder") ? read_decoder(root.object("decoder"))
+                                                      : make_joining_decoder(),
+                       .special = {}});
+  tokenizer.set_special(usual_special_tokens(tokenizer));
+  return tokenizer;
+}
+
+}  // namespace portolan
