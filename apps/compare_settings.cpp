@@ -9,7 +9,7 @@
 #include <numeric>
 
 #include "core/error.hpp"
-#include "models/config.hpp"
+#include "models/outline.hpp"
 
 namespace portolan {
 namespace {
@@ -53,16 +53,21 @@ CompareSettings resolve_settings(const CompareOptions& options, int usable_cores
   const bool quick = options.quick;
   settings.quick = quick;
 
-  std::vector<std::string> presets;
-  for (const std::string& name : preset_names()) presets.push_back(name);
   settings.preset = options.preset.value_or("llama-7b");
-  require_one_of("--preset", settings.preset, presets);
+  require_one_of("--preset", settings.preset, preset_names());
   settings.layers =
       parse_integer("--layers", options.layers.value_or(quick ? "1" : "2"), 1, kMostLayers);
   settings.batch =
       parse_integer("--batch", options.batch.value_or(quick ? "1" : "2"), 1, kMostBatch);
   settings.seq_lens = parse_integers(
       "--seq-lens", options.seq_lens.value_or(quick ? "128,256" : "256,512,1024"), kMostTokens);
+  if (const auto longest = outline_of(preset_config(settings.preset)).longest_sequence) {
+    if (!options.seq_lens) {
+      std::erase_if(settings.seq_lens, [&](std::int64_t length) { return length > *longest; });
+    }
+    require(!settings.seq_lens.empty() && settings.seq_lens.back() <= *longest,
+            "--seq-lens: the longest sequence of {} has {} tokens", settings.preset, *longest);
+  }
   settings.modes = parse_names("--modes", options.modes.value_or("none,tp,sp,ring"),
                                {"none", "tp", "sp", "ring"});
   settings.dtypes =

@@ -31,6 +31,14 @@ void check_ids(const TokenBatch& batch, std::int64_t vocabulary) {
   require(tokens > 0, "there is no token to run the model on");
 }
 
+void check_lengths(const TokenBatch& batch, const ModelOutline& outline) {
+  const std::int64_t longest = outline.longest_sequence.value_or(batch.length);
+  for (const TokenBatch::Row& row : batch.rows) {
+    require(std::ssize(row.ids) <= longest, "a sequence of {} tokens exceeds the model's {}",
+            row.ids.size(), longest);
+  }
+}
+
 /// This rank's part of a residual state [1, tokens, hidden], as the whole [length, hidden] in host
 /// memory on every rank.
 Tensor gather_state(const Model& model, const Tensor& state, std::int64_t length) {
@@ -109,7 +117,7 @@ class LogitsRun {
       for (std::int64_t i = 0; i < model_.plan().dimensions().layers; ++i) {
         add(fmt::format("layer.{}", i));
       }
-      add("final");
+      if (model_.has_final_norm()) add("final");
     }
     writer_.emplace(request_.out, tensors);
   }
@@ -183,6 +191,7 @@ void run_logits(const LogitsRequest& request) {
   const TokenBatch batch =
       request.ids ? parse_token_ids(*request.ids) : read_token_batch(*request.input);
   check_ids(batch, config.vocab_size);
+  check_lengths(batch, outline_of(checkpoint.config()));
   const DType dtype = request.common.dtype.value_or(config.dtype.value_or(DType::f32));
 
   const auto work = [&](Runtime& runtime) {

@@ -26,6 +26,7 @@ struct PlanRequest {
   std::optional<std::int64_t> layers;
   std::optional<std::string> plan_file;
   std::int64_t batch = 1;
+  std::optional<std::int64_t> given_length;  ///< --seq-len
   std::int64_t sequence_length = 1024;
 };
 
@@ -54,14 +55,21 @@ std::string shard_text(const PlannedParameter& parameter) {
 }
 
 /// Layer 0 stands for all layers, which are alike.
-bool is_shown(const std::string& name) {
-  return !name.starts_with("model.layers.") || name.starts_with("model.layers.0.");
+bool is_shown(const ModelPlan& plan, const std::string& name) {
+  const ModelOutline& outline = plan.outline();
+  return !name.starts_with(outline.layers) || name.starts_with(outline.in_layer(0, ""));
 }
 
-std::string shown_name(const std::string& name, std::int64_t layers) {
-  const std::string first = "model.layers.0.";
+std::string shown_name(const ModelPlan& plan, const std::string& name) {
+  const std::string first = plan.outline().in_layer(0, "");
+  const std::int64_t layers = plan.dimensions().layers;
   if (!name.starts_with(first) || layers == 1) return name;
-  return fmt::format("model.layers.0-{}.{}", layers - 1, name.substr(first.size()));
+  return fmt::format("{}0-{}.{}", plan.outline().layers, layers - 1, name.substr(first.size()));
+}
+
+/// Of the user's own plan; in the built-in one those of other architectures are always unused.
+std::vector<std::string> unused_patterns(const ModelPlan& plan, const PlanRequest& request) {
+  return request.plan_file ? plan.parameters().unused_patterns() : std::vector<std::string>();
 }
 
 void print_text(const ModelPlan& plan, const PlanRequest& request, DType dtype) {
@@ -72,11 +80,13 @@ void print_text(const ModelPlan& plan, const PlanRequest& request, DType dtype) 
   fmt::print("{:<52} {:<11} {:<16} {:<16} {}\n", "parameter", "style", "along", "whole",
              "per rank");
   for (const PlannedParameter& parameter : plan.parameters().parameters()) {
-    if (!is_shown(parameter.name)) continue;
-    fmt::print("{:<52} {:<11} {:<16} {:<16} {}\n",
-               shown_name(parameter.name, plan.dimensions().layers), name_of(parameter.style),
-               parameter.axis.empty() ? "-" : parameter.axis, parameter.shape.to_string(),
-               shard_text(parameter));
+    if (!is_shown(plan, parameter.name)) continue;
+    fmt::print("{:<52} {:<11} {:<16} {:<16} {}\n", shown_name(plan, parameter.name),
+               name_of(parameter.style), parameter.axis.empty() ? "-" : parameter.axis,
+               parameter.shape.to_string(), shard_text(parameter));
+  }
+  for (const std::string& pattern : unused_patterns(plan, request)) {
+    fmt::print("matches nothing: {}\n", pattern);
   }
   fmt::print("\none forward of {} x {} tokens, all ranks together:\n", request.batch,
              request.sequence_length);
@@ -143,19 +153,25 @@ ordered_json to_json(const ModelPlan& plan, const PlanRequest& request, DType dt
           {"seq_len", request.sequence_length},
           {"parameters", parameters},
           {"collectives", collectives},
-          {"memory_bytes", memory}};
+          {"memory_bytes", memory},
+          {"unused_patterns", unused_patterns(plan, request)}};
 }
 
-void run_plan(const PlanRequest& request) {
+void run_plan(PlanRequest request) {
   const ModelConfig config = choose_config(request);
   require(!request.common.parallel, "plan starts no ranks: give the mesh by --tp and --cp");
+  const std::optional<std::int64_t> longest = outline_of(config).longest_sequence;
+  request.sequence_length = request.given_length.value_or(
+      std::min(request.sequence_length, longest.value_or(request.sequence_length)));
+  require(!longest || request.sequence_length <= *longest,
+          "--seq-len {}: the longest sequence of this model has {} tokens", request.sequence_length,
+          longest.value_or(0));
   require(request.sequence_length > 0 && request.batch > 0,
           "--seq-len and --batch must be at least 1");
   const ParallelLayout layout = choose_layout(request.common, mesh_ranks(request.common));
   const DType dtype = request.common.dtype.value_or(config.common().dtype.value_or(DType::f32));
   const ModelPlan plan(
-      config, layout,
-      request.plan_file ? read_plan_rules(*request.plan_file) : default_tensor_parallel_rules());
+      config, layout, request.plan_file ? read_plan_rules(*request.plan_file) : plan_rules(config));
   if (request.common.json) {
     fmt::print("{}\n", to_json(plan, request, dtype).dump(1));
   } else {
@@ -180,7 +196,9 @@ void add_plan_command(CLI::App& application) {
       ->type_name("FILE");
   command->add_option("--batch", request->batch, "Sequences of the forward (default 1)")
       ->type_name("N");
-  command->add_option("--seq-len", request->sequence_length, "Tokens of each (default 1024)")
+  command
+      ->add_option("--seq-len", request->given_length,
+                   "Tokens of each (default 1024, or the longest)")
       ->type_name("N");
   add_mesh_options(*command, request->common);
   add_output_options(*command, request->common);

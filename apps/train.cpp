@@ -59,6 +59,9 @@ class TrainRun {
           "--data: {} has a tokenizer, which this build cannot read: text can only train models "
           "whose tokens are bytes",
           *request.model);
+      require(outline_of(config_).causal,
+              "--data: {} predicts masked tokens, which a text does not say: give --batch",
+              config_.architecture);
       data_ = read_training_text(*request.data, request.batch_size, request.sequence_length,
                                  config_.common().vocab_size);
     } else {

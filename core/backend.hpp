@@ -144,6 +144,11 @@ class Backend {
   /// (Ba, Kiros and Hinton 2016, arXiv:1607.06450). Shapes and dtypes as of rms_norm.
   virtual void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
                           const Tensor& out) = 0;
+  /// residual += x + x_bias, rounded to its dtype, then out = layer_norm(residual). x_bias
+  /// [hidden], of the weight's dtype, may be undefined. All [n, hidden].
+  virtual void add_layer_norm(const Tensor& x, const Tensor& x_bias, const Tensor& residual,
+                              const Tensor& weight, const Tensor& bias, float epsilon,
+                              const Tensor& out) = 0;
   /// As rms_norm_backward; grad_bias [hidden] f32 always += too.
   virtual void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
                                    const Tensor& grad_out, const Tensor& grad_x,
@@ -231,6 +236,12 @@ class Backend {
   /// that of x, or f32.
   virtual void matmul(const Tensor& x, const Weight& weight, const Tensor& out,
                       bool accumulate) = 0;
+  /// out = x W^T + bias [out features], of x's dtype or f32.
+  virtual void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias,
+                           const Tensor& out) {
+    matmul(x, weight, out, false);
+    add_bias(out, bias);
+  }
   /// out [m, n] = op(a) op(b), or += that, where op(a) [m, k] is a, or its transpose with
   /// transpose_a, and op(b) [k, n] likewise. Rows may be strided. a and b may differ in dtype; out
   /// is f32 or of the dtype of a.

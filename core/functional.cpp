@@ -52,34 +52,22 @@ Variable swiglu(const Variable& gate_up, bool recompute) {
   return recompute ? result.recomputed_by(compute) : result;
 }
 
-Variable add_bias(const Variable& x, const ParameterPointer& bias) {
-  ops::add_bias(rows(x.value()), bias->value());
-  Tape* tape = x.tape();
-  if (tape == nullptr) return x;
-  return tape->record(x.value(), {bias}, [=, x = x.target()](OutputGradients gradients) {
-    const auto& [gradient, shared] = gradients[0];
-    if (bias->is_trainable()) ops::add_bias_backward(rows(gradient), bias->gradient());
-    tape->contribute(x, gradient, shared);
-  });
-}
-
-Variable bias_gelu(const Variable& x, const ParameterPointer& bias, GeluKind kind, bool recompute) {
-  const Tensor& biased = x.value();
-  ops::add_bias(rows(biased), bias->value());
-  Tape* tape = x.tape();
-  const auto compute = [=](const Tensor& out) {
-    ops::gelu(rows(biased), rows(out), kind);
+Variable gelu(const Variable& x, GeluKind kind, bool recompute) {
+  const auto compute = [kind, x = x.value()](const Tensor& out) {
+    ops::gelu(rows(x), rows(out), kind);
     return out;
   };
-  if (tape == nullptr) return compute(biased);
+  Tape* tape = x.tape();
+  if (tape == nullptr) return compute(x.value());  // in its place
   const Variable result =
-      tape->record(compute(like(biased)), {bias}, [=, x = x.target()](OutputGradients gradients) {
-        // Nobody needs the sum any more: its gradient takes its place.
-        ops::gelu_backward(rows(biased), rows(gradients[0].value), rows(biased), kind);
-        if (bias->is_trainable()) ops::add_bias_backward(rows(biased), bias->gradient());
-        tape->contribute(x, biased);
+      tape->record(compute(like(x.value())), {}, [=](OutputGradients gradients) {
+        // Nobody needs x any more: its gradient takes its place.
+        const Tensor& saved = x.value();
+        ops::gelu_backward(rows(saved), rows(gradients[0].value), rows(saved), kind);
+        tape->contribute(x.target(), saved);
       });
-  return recompute ? result.recomputed_by([=] { return compute(like(biased)); }) : result;
+  return recompute ? result.recomputed_by([compute, x = x.value()] { return compute(like(x)); })
+                   : result;
 }
 
 Variable add_embedding(const Variable& x, const ParameterPointer& table, const Tensor& ids) {
@@ -97,19 +85,26 @@ Variable add_embedding(const Variable& x, const ParameterPointer& table, const T
   });
 }
 
-Variable linear(const Variable& x, const ParameterPointer& weight, const Tensor& out) {
+Variable linear(const Variable& x, const ParameterPointer& weight, const ParameterPointer& bias,
+                const Tensor& out) {
   const Weight& matrix = weight->weight();
   const bool empty = matrix.in_features() == 0 || matrix.out_features() == 0;
   if (matrix.in_features() == 0) {
     ops::fill(out, 0.0F);  // more ranks than features: this one adds nothing
+    if (bias != nullptr) ops::add_bias(rows(out), bias->value());
+  } else if (!empty && bias != nullptr) {
+    ops::matmul_bias(rows(x.value()), matrix, bias->value(), rows(out));
   } else if (!empty) {
     ops::matmul(rows(x.value()), matrix, rows(out));
   }
   Tape* tape = x.tape();
   if (tape == nullptr) return out;
   return tape->record(
-      out, {weight}, [=, x = x.target(), saved = x.save()](OutputGradients gradients) {
+      out, {weight, bias}, [=, x = x.target(), saved = x.save()](OutputGradients gradients) {
         const Tensor gradient = rows(gradients[0].value);
+        if (bias != nullptr && bias->is_trainable()) {
+          ops::add_bias_backward(gradient, bias->gradient());
+        }
         const Tensor grad_x = Tensor::empty(x.shape, gradient.dtype(), gradient.device());
         if (empty) {
           ops::fill(grad_x, 0.0F);

@@ -35,11 +35,8 @@ struct NormedSum {
                                    const Variable& residual, const Norm& norm,
                                    bool recompute = false);
 
-/// x + bias, in x's memory.
-[[nodiscard]] Variable add_bias(const Variable& x, const ParameterPointer& bias);
-/// gelu(x + bias). Without a tape in x's memory; with one, that holds x + bias.
-[[nodiscard]] Variable bias_gelu(const Variable& x, const ParameterPointer& bias, GeluKind kind,
-                                 bool recompute = false);
+/// gelu(x).
+[[nodiscard]] Variable gelu(const Variable& x, GeluKind kind, bool recompute = false);
 /// x [B, S, features] + rows `ids` [B * S] i32 of the table, in x's memory.
 [[nodiscard]] Variable add_embedding(const Variable& x, const ParameterPointer& table,
                                      const Tensor& ids);
@@ -52,7 +49,9 @@ struct NormedSum {
 /// x [B, S, 2 * features], gate beside up -> silu(gate) * up.
 [[nodiscard]] Variable swiglu(const Variable& gate_up, bool recompute = false);
 
-/// x W^T into `out` [B, S, out_features], whose memory becomes the result.
-[[nodiscard]] Variable linear(const Variable& x, const ParameterPointer& weight, const Tensor& out);
+/// x W^T + bias into `out` [B, S, out_features], whose memory becomes the result; `bias` may be
+/// null.
+[[nodiscard]] Variable linear(const Variable& x, const ParameterPointer& weight,
+                              const ParameterPointer& bias, const Tensor& out);
 
 }  // namespace portolan::functional

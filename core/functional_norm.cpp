@@ -30,14 +30,15 @@ Tensor norm_of(const Tensor& x, const Norm& norm) {
 /// residual += x + x_bias, and its norm.
 Tensor sum_and_norm(const Tensor& x, const ParameterPointer& x_bias, const Tensor& residual,
                     const Norm& norm) {
-  if (x_bias != nullptr) ops::add_bias(rows(residual), x_bias->value());
-  if (norm.bias == nullptr) {
-    const Tensor out = like(residual);
-    ops::add_rms_norm(rows(x), rows(residual), norm.weight->value(), norm.epsilon, rows(out));
+  const Tensor out = like(residual);
+  if (norm.bias != nullptr) {
+    ops::add_layer_norm(rows(x), x_bias == nullptr ? Tensor() : x_bias->value(), rows(residual),
+                        norm.weight->value(), norm.bias->value(), norm.epsilon, rows(out));
     return out;
   }
-  ops::add(x, residual);
-  return norm_of(residual, norm);
+  if (x_bias != nullptr) ops::add_bias(rows(residual), x_bias->value());
+  ops::add_rms_norm(rows(x), rows(residual), norm.weight->value(), norm.epsilon, rows(out));
+  return out;
 }
 
 /// grad_x = the gradient with respect to x, or += it; adds those of the parameters.

@@ -19,6 +19,21 @@ void require_norm(const Tensor& x, const Tensor& weight, const Tensor& out) {
           "norm weights must be {} or f32, found {}", name_of(x.dtype()), name_of(weight.dtype()));
 }
 
+void require_matmul(const Tensor& x, const Weight& weight, const Tensor& out) {
+  require_rank(x, 2, "x");
+  require_rank(out, 2, "out");
+  require_floating(x, "x");
+  require_rows_dense(x, "x");
+  require_rows_dense(out, "out");
+  require(x.dim(1) == weight.in_features() && out.dim(1) == weight.out_features() &&
+              out.dim(0) == x.dim(0),
+          "x {} times a weight [{}, {}] transposed does not give out {}", x.shape().to_string(),
+          weight.out_features(), weight.in_features(), out.shape().to_string());
+  require(out.dtype() == x.dtype() || out.dtype() == DType::f32,
+          "the product of {} tensors is {} or f32, found {}", name_of(x.dtype()),
+          name_of(x.dtype()), name_of(out.dtype()));
+}
+
 }  // namespace
 
 void fill(const Tensor& out, float value) {
@@ -153,20 +168,16 @@ void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight)
 }
 
 void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) {
-  require_rank(x, 2, "x");
-  require_rank(out, 2, "out");
-  require_floating(x, "x");
-  require_rows_dense(x, "x");
-  require_rows_dense(out, "out");
-  require(x.dim(1) == weight.in_features() && out.dim(1) == weight.out_features() &&
-              out.dim(0) == x.dim(0),
-          "x {} times a weight [{}, {}] transposed does not give out {}", x.shape().to_string(),
-          weight.out_features(), weight.in_features(), out.shape().to_string());
-  require(out.dtype() == x.dtype() || out.dtype() == DType::f32,
-          "the product of {} tensors is {} or f32, found {}", name_of(x.dtype()),
-          name_of(x.dtype()), name_of(out.dtype()));
+  require_matmul(x, weight, out);
   if (out.elements() == 0) return;
   backend(x).matmul(x, weight, out, accumulate);
+}
+
+void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias, const Tensor& out) {
+  require_matmul(x, weight, out);
+  require_parameters(bias, out, "a bias");
+  if (out.elements() == 0) return;
+  backend(x).matmul_bias(x, weight, bias, out);
 }
 
 void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,

@@ -33,6 +33,8 @@ void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon, con
                        const Tensor& grad_x, const Tensor& grad_weight, bool accumulate_x = false);
 void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
                 const Tensor& out);
+void add_layer_norm(const Tensor& x, const Tensor& x_bias, const Tensor& residual,
+                    const Tensor& weight, const Tensor& bias, float epsilon, const Tensor& out);
 void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
                          const Tensor& grad_out, const Tensor& grad_x, const Tensor& grad_weight,
                          const Tensor& grad_bias, bool accumulate_x = false);
@@ -61,6 +63,7 @@ void sgd(const Tensor& param, const Tensor& grad, const Tensor& momentum_buffer,
 
 void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight);
 void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate = false);
+void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias, const Tensor& out);
 void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
              const Tensor& out, bool accumulate = false);
 

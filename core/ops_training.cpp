@@ -20,6 +20,16 @@ void require_state(const Tensor& state, const Tensor& param, const char* name) {
           "{} must be f32 and contiguous, found {}", name, name_of(state.dtype()));
 }
 
+void require_layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        const Tensor& out) {
+  require_rows(x, "x");
+  require_parameters(weight, x, "a norm weight");
+  require_parameters(bias, x, "a norm bias");
+  require(weight.dtype() == bias.dtype(), "a norm's weight ({}) and bias ({}) must have one dtype",
+          name_of(weight.dtype()), name_of(bias.dtype()));
+  require_like(out, x, "out", "x");
+}
+
 }  // namespace
 
 void dropout(const Tensor& x, float probability, RandomKey key, const MatrixBlock& block) {
@@ -75,14 +85,22 @@ void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon, con
 
 void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
                 const Tensor& out) {
-  require_rows(x, "x");
-  require_parameters(weight, x, "a norm weight");
-  require_parameters(bias, x, "a norm bias");
-  require(weight.dtype() == bias.dtype(), "a norm's weight ({}) and bias ({}) must have one dtype",
-          name_of(weight.dtype()), name_of(bias.dtype()));
-  require_like(out, x, "out", "x");
+  require_layer_norm(x, weight, bias, out);
   if (x.elements() == 0) return;
   backend(x).layer_norm(x, weight, bias, epsilon, out);
+}
+
+void add_layer_norm(const Tensor& x, const Tensor& x_bias, const Tensor& residual,
+                    const Tensor& weight, const Tensor& bias, float epsilon, const Tensor& out) {
+  require_layer_norm(x, weight, bias, out);
+  require_like(residual, x, "residual", "x");
+  if (x_bias.defined()) {
+    require_parameters(x_bias, x, "a bias");
+    require(x_bias.dtype() == weight.dtype(), "a bias ({}) must have the dtype of the norm ({})",
+            name_of(x_bias.dtype()), name_of(weight.dtype()));
+  }
+  if (x.elements() == 0) return;
+  backend(x).add_layer_norm(x, x_bias, residual, weight, bias, epsilon, out);
 }
 
 void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,

@@ -17,8 +17,7 @@ Variable GatedMlp::forward(const Variable& normed, const ForwardPass& pass) cons
 Variable GeluMlp::forward(const Variable& normed, const ForwardPass& pass) const {
   const ProfilingRegion region(normed.value().device(), "Portolan::Model::mlp");
   const auto expand = [&] {
-    return functional::bias_gelu(up_.product(pass.enter(normed, sharded_)), up_.bias(), kind_,
-                                 pass.selective);
+    return functional::gelu(up_.forward(pass.enter(normed, sharded_)), kind_, pass.selective);
   };
   return down_.product(expand());
 }

@@ -31,7 +31,7 @@ class GatedMlp final : public Mlp {
   bool sharded_;
 };
 
-/// down(gelu(up(x) + bias)) (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+/// down(gelu(up(x))) (Hendrycks and Gimpel 2016, arXiv:1606.08415).
 class GeluMlp final : public Mlp {
  public:
   GeluMlp(ColumnParallelLinear up, RowParallelLinear down, GeluKind kind, bool sharded)

@@ -225,9 +225,7 @@ Variable Model::forward(std::span<const std::int32_t> ids, std::int64_t batch,
   const ProfilingRegion region(device_, "Portolan::Model::forward");
   const ForwardPass pass = start(ids, batch, options);
   Stream stream = run_blocks(enter_blocks(pass), pass);
-  if (options.observer && norm_place_ == NormPlace::before) {
-    options.observer("final", stream.normed.value());
-  }
+  if (options.observer && has_final_norm()) options.observer("final", stream.normed.value());
   return logits(stream.normed, pass);
 }
 

@@ -43,6 +43,8 @@ class Model {
   [[nodiscard]] Device device() const noexcept { return device_; }
   /// Positions predict the next token, else their own.
   [[nodiscard]] bool is_causal() const { return plan_.outline().causal; }
+  /// Whether a norm follows the last block.
+  [[nodiscard]] bool has_final_norm() const noexcept { return norm_place_ == NormPlace::before; }
   /// Tokens of the longest sequence.
   [[nodiscard]] std::int64_t maximum_length() const noexcept { return maximum_length_; }
   /// Bytes of the parameters as they are held here, padding included.

@@ -53,11 +53,11 @@ ResolvedPlan resolve(const CommonConfig& config, const ModelOutline& outline,
 }  // namespace
 
 ModelPlan::ModelPlan(const ModelConfig& config, const ParallelLayout& layout,
-                     const std::vector<PlanRule>& rules)
+                     const std::optional<std::vector<PlanRule>>& rules)
     : config_(config),
       outline_(outline_of(config)),
       layout_(layout),
-      plan_(resolve(dimensions(), outline_, layout, rules)) {
+      plan_(resolve(dimensions(), outline_, layout, rules ? *rules : plan_rules(config))) {
   check_blocks();
   check_heads();
 }
@@ -94,13 +94,33 @@ void ModelPlan::check_blocks() const {
       require_pair(name(in), 1, name(outline_.mlp_out), 1);
     }
   }
-  // What stands beside each other in a layer, and the same tensors of all layers.
+  check_biases();
+  // Layers are alike.
   for (const PlannedParameter& parameter : plan_.parameters()) {
     if (!parameter.name.starts_with(outline_.layers)) continue;
     const std::string_view rest = std::string_view(parameter.name).substr(outline_.layers.size());
     const PlannedParameter& first = in_layer(rest.substr(rest.find('.') + 1));
     require(parameter.ranges == first.ranges, "the plan cuts {} differently from {}",
             parameter.name, first.name);
+  }
+}
+
+void ModelPlan::check_biases() const {
+  constexpr std::string_view kBias = ".bias";
+  for (const PlannedParameter& bias : plan_.parameters()) {
+    const std::size_t at = bias.name.rfind(kBias);
+    if (at == std::string::npos) continue;
+    std::string name = bias.name;
+    const PlannedParameter* weight = plan_.find(name.replace(at, kBias.size(), ".weight"));
+    if (bias.name == outline_.head_bias) weight = plan_.find(outline_.head);
+    if (weight == nullptr) continue;
+    for (std::size_t rank = 0; rank < bias.ranges.size(); ++rank) {
+      const ShardRange& own = bias.ranges[rank];
+      const ShardRange& features = weight->ranges[rank];
+      require(own.row_begin == features.row_begin && own.row_end == features.row_end,
+              "the plan cuts {} differently from the output features of {}", bias.name,
+              weight->name);
+    }
   }
 }
 

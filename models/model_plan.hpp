@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "models/outline.hpp"
@@ -32,14 +33,17 @@ struct ProductShape {
   }
 };
 
+/// The built-in table, behind the rules of a registered architecture of one's own.
+[[nodiscard]] std::vector<PlanRule> plan_rules(const ModelConfig& config);
+
 /// Everything about a sharded model that arithmetic can tell: who holds what, what is sent, what is
 /// multiplied, what memory it takes. Needs no processes and allocates no tensors.
 class ModelPlan {
  public:
-  /// Throws UsageError if there are more tensor-parallel ranks than query heads, or if the rules
-  /// cut the two sides of a block at different places.
+  /// Without `rules`: plan_rules(config). Throws UsageError if there are more tensor-parallel ranks
+  /// than query heads, or if the rules cut the two sides of a block at different places.
   ModelPlan(const ModelConfig& config, const ParallelLayout& layout,
-            const std::vector<PlanRule>& rules = default_tensor_parallel_rules());
+            const std::optional<std::vector<PlanRule>>& rules = {});
 
   [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
   /// What every architecture's config has.
@@ -90,6 +94,8 @@ class ModelPlan {
   /// Rows of the parameter of the queries for each head.
   [[nodiscard]] std::int64_t query_rows() const;
   void check_blocks() const;
+  /// A bias is dealt as the output features that it is added to.
+  void check_biases() const;
   void check_heads() const;
 
   ModelConfig config_;

@@ -21,6 +21,8 @@ struct ModelOutline {
   std::string embedding;
   /// The matrix of the logits; the embedding if tied.
   std::string head;
+  /// The bias of the logits; may be empty.
+  std::string head_bias = {};
 
   // Within a layer
   /// Output features of the queries and of the keys, which the values follow. Without a key,

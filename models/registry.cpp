@@ -101,6 +101,13 @@ std::unique_ptr<Model> get_model(std::string_view architecture, std::string_view
   return make(checkpoint.config(), *weights, options);
 }
 
+std::vector<PlanRule> plan_rules(const ModelConfig& config) {
+  std::vector<PlanRule> rules = model_architecture(config.architecture).rules;
+  const std::vector<PlanRule> builtin = default_tensor_parallel_rules();
+  rules.insert(rules.end(), builtin.begin(), builtin.end());
+  return rules;
+}
+
 ModelOutline outline_of(const ModelConfig& config) {
   return model_architecture(config.architecture).outline(config);
 }

@@ -28,6 +28,8 @@ struct ModelArchitecture {
   std::string name;                       ///< model_type of config.json
   std::vector<std::string> classes = {};  ///< what `architectures` of config.json calls it
   std::vector<ModelVariant> variants = {};
+  /// How its parameters are dealt to ranks, where the built-in table does not say it.
+  std::vector<PlanRule> rules = {};
   /// Throws InputError naming the field that is wrong.
   std::function<ModelConfig(const JsonObject&)> read_config;
   /// Adds the fields that read_config reads, but for model_type, architectures, dtype and tokens.
@@ -57,8 +59,8 @@ struct ModelOptions {
   /// Absent: the config's, else f32.
   std::optional<DType> dtype = {};
   ParameterUse use = ParameterUse::inference;
-  std::vector<PlanRule> rules = default_tensor_parallel_rules();
-  std::uint64_t seed = 0;  ///< of random weights
+  std::optional<std::vector<PlanRule>> rules = {};  ///< absent: plan_rules
+  std::uint64_t seed = 0;                           ///< of random weights
 };
 
 /// A model by the names of its architecture and variant, with random weights; or from the folder

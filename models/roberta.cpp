@@ -67,8 +67,8 @@ Variable Roberta::logits(const Variable& normed, const ForwardPass& pass) const 
   // Each rank does this for the tokens that it holds between blocks.
   const auto& config = plan().config().as<RobertaConfig>();
   const Variable dense =
-      functional::bias_gelu(head_dense_.product(normed), head_dense_.bias(),
-                            config.is_bert ? config.activation : GeluKind::erf, pass.selective);
+      functional::gelu(head_dense_.forward(normed),
+                       config.is_bert ? config.activation : GeluKind::erf, pass.selective);
   return Model::logits(functional::normed(dense, head_norm_, pass.selective), pass);
 }
 

@@ -108,6 +108,7 @@ ModelOutline outline(const ModelConfig& model) {
                       .head = config.tie_word_embeddings
                                   ? names.body + "embeddings.word_embeddings.weight"
                                   : names.head + "decoder.weight",
+                      .head_bias = names.head + "bias",
                       .query = "attention.self.query.weight",
                       .key = "attention.self.key.weight",
                       .attention_out = "attention.output.dense.weight",

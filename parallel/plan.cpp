@@ -108,10 +108,15 @@ ResolvedPlan::ResolvedPlan(std::vector<PlannedParameter> parameters,
   for (std::size_t i = 0; i < parameters_.size(); ++i) index_.emplace(parameters_[i].name, i);
 }
 
-const PlannedParameter& ResolvedPlan::at(std::string_view name) const {
+const PlannedParameter* ResolvedPlan::find(std::string_view name) const {
   const auto found = index_.find(name);
-  require(found != index_.end(), "the plan has no parameter '{}'", name);
-  return parameters_[found->second];
+  return found == index_.end() ? nullptr : &parameters_[found->second];
+}
+
+const PlannedParameter& ResolvedPlan::at(std::string_view name) const {
+  const PlannedParameter* found = find(name);
+  require(found != nullptr, "the plan has no parameter '{}'", name);
+  return *found;
 }
 
 std::int64_t ResolvedPlan::elements(int rank) const {

@@ -86,6 +86,8 @@ class ResolvedPlan {
   }
   /// Throws UsageError if the model has no such parameter.
   [[nodiscard]] const PlannedParameter& at(std::string_view name) const;
+  /// Null if the model has no such parameter.
+  [[nodiscard]] const PlannedParameter* find(std::string_view name) const;
   /// Elements that a rank holds.
   [[nodiscard]] std::int64_t elements(int rank) const;
   /// Patterns of the rules that match nothing: those of other architectures, or mistakes.

@@ -87,13 +87,8 @@ Variable TensorParallelGroup::keep_local(const Variable& whole) const {
 }
 
 Variable ColumnParallelLinear::forward(const Variable& x) const {
-  const Variable out = product(x);
-  return bias_ == nullptr ? out : functional::add_bias(out, bias_);
-}
-
-Variable ColumnParallelLinear::product(const Variable& x) const {
   const Tensor& in = x.value();
-  return functional::linear(x, weight_,
+  return functional::linear(x, weight_, bias_,
                             Tensor::empty({in.dim(0), in.dim(1), weight_->weight().out_features()},
                                           in.dtype(), in.device()));
 }
@@ -101,7 +96,7 @@ Variable ColumnParallelLinear::product(const Variable& x) const {
 Variable RowParallelLinear::product(const Variable& x) const {
   const Tensor& in = x.value();
   const Variable partial = functional::linear(
-      x, weight_,
+      x, weight_, nullptr,
       group_.allocate_partial({in.dim(0), in.dim(1), weight_->weight().out_features()}, in.dtype(),
                               in.device()));
   return sharded_ ? group_.leave(partial) : group_.keep_local(partial);

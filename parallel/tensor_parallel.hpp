@@ -72,8 +72,6 @@ class ColumnParallelLinear {
   [[nodiscard]] const ParameterPointer& bias() const noexcept { return bias_; }
   /// x [B, S, in] -> [B, S, local out].
   [[nodiscard]] Variable forward(const Variable& x) const;
-  /// The product alone, for what adds the bias itself.
-  [[nodiscard]] Variable product(const Variable& x) const;
 
  private:
   ParameterPointer weight_;

@@ -54,8 +54,9 @@ dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const OneDnnPr
       engine,
       dense(problem.rows, problem.in_features, problem.x_dtype,
             problem.x_transposed ? Tag::ba : Tag::ab),
-      weight_description(problem), dense(problem.rows, problem.out_features, problem.out_dtype),
-      attributes);
+      weight_description(problem),
+      problem.bias_dtype ? dense(1, problem.out_features, *problem.bias_dtype) : Description(),
+      dense(problem.rows, problem.out_features, problem.out_dtype), attributes);
 }
 
 /// Name of the implementation for panels of a representative size; empty if there is none.
@@ -90,7 +91,8 @@ struct ProblemHash {
           static_cast<std::int64_t>(problem.out_dtype), static_cast<std::int64_t>(problem.layout),
           static_cast<std::int64_t>(problem.x_transposed),
           static_cast<std::int64_t>(problem.weight_transposed),
-          static_cast<std::int64_t>(problem.accumulate)}) {
+          static_cast<std::int64_t>(problem.accumulate),
+          problem.bias_dtype ? 1 + static_cast<std::int64_t>(*problem.bias_dtype) : 0}) {
       hash = (hash ^ static_cast<std::uint64_t>(word)) * 1099511628211ULL;
       hash ^= hash >> 32;
     }
@@ -101,29 +103,36 @@ struct ProblemHash {
 /// A primitive with its argument list, whose memory handles are set at each call.
 struct Product {
   Product(const dnnl::engine& engine, const OneDnnProblem& problem)
-      : Product(engine, describe(engine, problem)) {}
+      : Product(engine, problem, describe(engine, problem)) {}
 
-  Product(const dnnl::engine& engine, const dnnl::matmul::primitive_desc& description)
+  Product(const dnnl::engine& engine, const OneDnnProblem& problem,
+          const dnnl::matmul::primitive_desc& description)
       : implementation(description.impl_info_str()),
         primitive(description),
         x(description.src_desc(), engine, DNNL_MEMORY_NONE),
         weight(description.weights_desc(), engine, DNNL_MEMORY_NONE),
         out(description.dst_desc(), engine, DNNL_MEMORY_NONE),
+        bias(problem.bias_dtype ? dnnl::memory(dense(1, problem.out_features, *problem.bias_dtype),
+                                               engine, DNNL_MEMORY_NONE)
+                                : dnnl::memory()),
         scratch(description.scratchpad_desc(), engine, DNNL_MEMORY_NONE),
         scratch_bytes(description.scratchpad_desc().get_size()),
         arguments({{DNNL_ARG_SRC, x},
                    {DNNL_ARG_WEIGHTS, weight},
                    {DNNL_ARG_DST, out},
-                   {DNNL_ARG_SCRATCHPAD, scratch}}) {}
+                   {DNNL_ARG_SCRATCHPAD, scratch}}) {
+    if (problem.bias_dtype) arguments.emplace(DNNL_ARG_BIAS, bias);
+  }
 
   std::string implementation;
   dnnl::matmul primitive;
   dnnl::memory x;
   dnnl::memory weight;
   dnnl::memory out;
+  dnnl::memory bias;
   dnnl::memory scratch;
   std::size_t scratch_bytes;
-  std::unordered_map<int, dnnl::memory> arguments;  // handles to the four above
+  std::unordered_map<int, dnnl::memory> arguments;  // handles to those above
 };
 
 /// Beyond this many shapes (a server sees every prompt length) the cache starts afresh.
@@ -178,7 +187,7 @@ bool OneDnnMatmul::has_fast_panels(DType dtype) const {
 }
 
 void OneDnnMatmul::multiply(const OneDnnProblem& problem, const void* x, const void* weight,
-                            void* out) {
+                            void* out, const void* bias) {
   Product& product = state_->product(problem);
   BlockReference scratch;
   if (product.scratch_bytes > 0) {
@@ -188,6 +197,7 @@ void OneDnnMatmul::multiply(const OneDnnProblem& problem, const void* x, const v
   product.x.set_data_handle(const_cast<void*>(x));
   product.weight.set_data_handle(const_cast<void*>(weight));
   product.out.set_data_handle(out);
+  if (bias != nullptr) product.bias.set_data_handle(const_cast<void*>(bias));
   product.primitive.execute(state_->stream, product.arguments);
   state_->stream.wait();
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/allocator.hpp"
@@ -25,6 +26,7 @@ struct OneDnnProblem {
   bool x_transposed = false;       ///< x is stored [in_features, rows]
   bool weight_transposed = false;  ///< a plain weight is stored [in_features, out_features]
   bool accumulate = false;
+  std::optional<DType> bias_dtype = {};  ///< of a bias [out_features]; none: no bias
 
   friend bool operator==(const OneDnnProblem&, const OneDnnProblem&) = default;
 };
@@ -42,7 +44,8 @@ class OneDnnMatmul {
   /// Whether products with panels of that dtype have a fast implementation on this CPU.
   [[nodiscard]] bool has_fast_panels(DType dtype) const;
 
-  void multiply(const OneDnnProblem& problem, const void* x, const void* weight, void* out);
+  void multiply(const OneDnnProblem& problem, const void* x, const void* weight, void* out,
+                const void* bias = nullptr);
 
   /// Name of the implementation that oneDNN chose, e.g. "brg:avx512_core".
   [[nodiscard]] std::string implementation(const OneDnnProblem& problem);

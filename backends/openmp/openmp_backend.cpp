@@ -244,7 +244,14 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
   }
   void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
                   const Tensor& out) override {
-    openmp::layer_norm(space(), x, weight, bias, epsilon, out);
+    openmp::layer_norm(space(), "Portolan::Norm::layer_norm", x, nullptr, nullptr, weight, bias,
+                       epsilon, out);
+  }
+  void add_layer_norm(const Tensor& x, const Tensor& x_bias, const Tensor& residual,
+                      const Tensor& weight, const Tensor& bias, float epsilon,
+                      const Tensor& out) override {
+    openmp::layer_norm(space(), "Portolan::Norm::add_layer_norm", x, &x_bias, &residual, weight,
+                       bias, epsilon, out);
   }
   void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
                            const Tensor& grad_out, const Tensor& grad_x, const Tensor& grad_weight,
@@ -353,11 +360,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
   }
 
   void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) override {
-    // x is never rounded: a weight in fewer bits, or in other 16 bits, is widened instead.
-    const bool widens_weight = weight.dtype() != x.dtype() && weight.dtype() != DType::f32;
-    const bool strided_weight =
-        weight.layout() == WeightLayout::plain && !weight.storage().is_contiguous();
-    if (widens_weight || strided_weight || !onednn_.has_fast_panels(weight.dtype())) {
+    if (!is_fast(x, weight)) {
       openmp::panel_matmul(space(), allocator(), x, weight, out, accumulate);
       return;
     }
@@ -367,6 +370,16 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     for (std::int64_t row = 0; row < rows; row += step) {
       const std::int64_t end = std::min(row + step, rows);
       multiply(x.slice(0, row, end), weight, out.slice(0, row, end), accumulate);
+    }
+  }
+
+  void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias,
+                   const Tensor& out) override {
+    // oneDNN adds the bias to tiles that are still in registers.
+    if (is_fast(x, weight) && is_direct(x, weight) && is_direct_result(out, weight)) {
+      multiply(x, weight, out, false, &bias);
+    } else {
+      HostBackend::matmul_bias(x, weight, bias, out);
     }
   }
 
@@ -418,7 +431,17 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     return is_direct(out, weight) || (out.is_contiguous() && out.dtype() == DType::f32);
   }
 
-  void multiply(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) {
+  [[nodiscard]] bool is_fast(const Tensor& x, const Weight& weight) const {
+    // x is never rounded: a weight in fewer bits, or in other 16 bits, is widened instead.
+    const bool widens_weight = weight.dtype() != x.dtype() && weight.dtype() != DType::f32;
+    const bool strided_weight =
+        weight.layout() == WeightLayout::plain && !weight.storage().is_contiguous();
+    return !widens_weight && !strided_weight && onednn_.has_fast_panels(weight.dtype());
+  }
+
+  /// `bias`, if not null, needs direct operands.
+  void multiply(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate,
+                const Tensor* bias = nullptr) {
     Tensor source = x;
     if (!is_direct(x, weight)) {
       source = scratch(x.shape(), weight.dtype());
@@ -435,7 +458,9 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
     problem.out_dtype = target.dtype();
     problem.layout = weight.layout();
     problem.accumulate = accumulate && direct;
-    onednn_.multiply(problem, source.raw(), weight.storage().raw(), target.raw());
+    if (bias != nullptr) problem.bias_dtype = bias->dtype();
+    onednn_.multiply(problem, source.raw(), weight.storage().raw(), target.raw(),
+                     bias == nullptr ? nullptr : bias->raw());
     if (!direct) portable::store_product(space(), target, out, accumulate);
   }
 

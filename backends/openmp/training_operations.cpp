@@ -171,19 +171,26 @@ void norm_backward(const Kokkos::OpenMP& space, CachingAllocator& allocator, con
   if (centred) add_up(bias_partials, *gradients.grad_bias);
 }
 
-void layer_norm(const Kokkos::OpenMP& space, const Tensor& x, const Tensor& weight,
+void layer_norm(const Kokkos::OpenMP& space, const char* label, const Tensor& x,
+                const Tensor* x_bias, const Tensor* residual, const Tensor& weight,
                 const Tensor& bias, float epsilon, const Tensor& out) {
-  const simd::LayerNormRows arguments{.dtype = x.dtype(),
-                                      .parameter_dtype = weight.dtype(),
-                                      .x = x.raw(),
-                                      .weight = weight.raw(),
-                                      .bias = bias.raw(),
-                                      .out = out.raw(),
-                                      .x_stride = x.strides()[0],
-                                      .out_stride = out.strides()[0],
-                                      .features = x.dim(1),
-                                      .epsilon = epsilon};
-  for_row_blocks(space, "Portolan::Norm::layer_norm", x, [&](std::int64_t begin, std::int64_t end) {
+  simd::LayerNormRows arguments;
+  arguments.dtype = x.dtype();
+  arguments.parameter_dtype = weight.dtype();
+  arguments.x = x.raw();
+  if (residual != nullptr) {
+    if (x_bias->defined()) arguments.x_bias = x_bias->raw();
+    arguments.residual = residual->raw();
+    arguments.residual_stride = residual->strides()[0];
+  }
+  arguments.weight = weight.raw();
+  arguments.bias = bias.raw();
+  arguments.out = out.raw();
+  arguments.x_stride = x.strides()[0];
+  arguments.out_stride = out.strides()[0];
+  arguments.features = x.dim(1);
+  arguments.epsilon = epsilon;
+  for_row_blocks(space, label, x, [&](std::int64_t begin, std::int64_t end) {
     simd::layer_norm(arguments, begin, end);
   });
 }

@@ -22,7 +22,9 @@ void embedding_backward(const Kokkos::OpenMP& space, const Tensor& ids, const Te
 void norm_backward(const Kokkos::OpenMP& space, CachingAllocator& allocator, const char* label,
                    const Tensor& x, const Tensor& weight, float epsilon,
                    const portable::NormGradients& gradients);
-void layer_norm(const Kokkos::OpenMP& space, const Tensor& x, const Tensor& weight,
+/// x_bias and residual null: the norm alone.
+void layer_norm(const Kokkos::OpenMP& space, const char* label, const Tensor& x,
+                const Tensor* x_bias, const Tensor* residual, const Tensor& weight,
                 const Tensor& bias, float epsilon, const Tensor& out);
 void swiglu_backward(const Kokkos::OpenMP& space, const Tensor& gate, const Tensor& up,
                      const Tensor& grad_out, const Tensor& grad_gate, const Tensor& grad_up);

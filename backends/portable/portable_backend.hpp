@@ -91,7 +91,14 @@ class PortableBackend : public Backend {
   }
   void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
                   const Tensor& out) override {
-    portable::layer_norm(space_, x, weight, bias, epsilon, out);
+    portable::layer_norm<Space, false>(space_, "Portolan::Norm::layer_norm", x, Tensor(), Tensor(),
+                                       weight, bias, epsilon, out);
+  }
+  void add_layer_norm(const Tensor& x, const Tensor& x_bias, const Tensor& residual,
+                      const Tensor& weight, const Tensor& bias, float epsilon,
+                      const Tensor& out) override {
+    portable::layer_norm<Space, true>(space_, "Portolan::Norm::add_layer_norm", x, x_bias, residual,
+                                      weight, bias, epsilon, out);
   }
   void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
                            const Tensor& grad_out, const Tensor& grad_x, const Tensor& grad_weight,

@@ -89,6 +89,33 @@ class Train(unittest.TestCase):
                         self.assertAlmostEqual(step["grad_norm"], norm, delta=1e-3)
                         self.assertEqual(step["lr"], 1e-3)
 
+    def test_other_architectures_follow_their_golden_curves(self):
+        for name in ("gpt-bigcode-tiny", "roberta-tiny"):
+            model = DATA / "models" / name
+            golden = read_tensors(model / "expected.safetensors")
+            batch, gradients = self.folder / "other", self.folder / "gradients.safetensors"
+            write_tensors(batch, {part: golden["train." + part]
+                                  for part in ("input_ids", "labels", "attention_mask")})
+            curve = json.loads((model / "expected.json").read_text())["train"]["no_clip"]
+            for ranks, options in ((1, []), (2, ["--parallel", "tp"]), (2, ["--parallel", "sp"]),
+                                   (2, ["--parallel", "ring"])):
+                with self.subTest(model=name, ranks=ranks, options=options):
+                    out = self.folder / "trained"
+                    steps = self.steps(["--model", model, "--batch", batch, "--steps", 10, "--lr",
+                                        1e-3, "--decay-all", "--save-gradients", gradients, "--out",
+                                        out, *options], ranks)
+                    for step, loss in zip(steps, curve["losses"]):
+                        self.assertAlmostEqual(step["loss"], loss, delta=1e-4)
+                    ours = read_tensors(gradients)
+                    for tensor, (shape, values) in read_tensors(model / "grads.safetensors").items():
+                        self.assertEqual(ours[tensor][0], shape)
+                        allowed = max(1e-7, 5e-5 * max(map(abs, values)))
+                        worst = max(abs(a - b) for a, b in zip(values, ours[tensor][1]))
+                        self.assertLessEqual(worst, allowed, tensor)
+                    # The saved model goes on from the last loss.
+                    again = self.steps(["--model", out, "--batch", batch, "--steps", 1], 1)
+                    self.assertAlmostEqual(again[0]["loss"], curve["losses"][10], delta=1e-4)
+
     def test_saved_gradients_equal_the_reference(self):
         path = self.folder / "gradients.safetensors"
         golden = read_tensors(MODEL / "grads.safetensors")
@@ -172,6 +199,8 @@ class Train(unittest.TestCase):
         self.assert_refused(["--steps", 1, *batch], "--model", "--preset")
         self.assert_refused([*model, *batch, "--optimizer", "lion"], "lion", "adamw")
         self.assert_refused([*model, *batch, "--schedule", "steep"], "steep")
+        self.assert_refused(["--preset", "roberta-tiny", "--steps", 1, "--data", self.batch], "--data",
+                            "--batch")
         self.assert_refused([*model, *batch, "--recompute", "some"], "some")
         self.assert_refused([*model, *batch, "--betas", "1.5,0.9"], "--betas")
         self.assert_refused([*model, *batch, "--lr", "-1"], "--lr")

@@ -61,6 +61,10 @@ class FakeDevice final : public Backend {
                          const Tensor&, bool) override {
     refuse();
   }
+  void add_layer_norm(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      float, const Tensor&) override {
+    refuse();
+  }
   void layer_norm(const Tensor&, const Tensor&, const Tensor&, float, const Tensor&) override {
     refuse();
   }

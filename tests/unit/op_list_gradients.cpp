@@ -90,6 +90,13 @@ OpInstance make_norm_backward(const OpSize& size, const NormKind& kind, DType dt
   return instance;
 }
 
+/// `row` again and again.
+Values repeated_rows(const Values& row, std::size_t elements) {
+  Values repeated(elements);
+  for (std::size_t i = 0; i < elements; ++i) repeated[i] = row[i % row.size()];
+  return repeated;
+}
+
 OpInstance make_layer_norm(const OpSize& size, DType parameters, DType dtype, Device device) {
   Generator generator(seed_of("layer norm", size));
   const TestMatrix x =
@@ -108,6 +115,38 @@ OpInstance make_layer_norm(const OpSize& size, DType parameters, DType dtype, De
     return {expectation(expected, kRowRoundings, dtype)};
   };
   instance.bytes = 2.0 * bytes_of(out);
+  return instance;
+}
+
+/// residual += x + x_bias, and its norm. Parameters of the dtype `parameters`.
+OpInstance make_add_layer_norm(const OpSize& size, bool with_bias, DType parameters, DType dtype,
+                               Device device) {
+  Generator generator(seed_of("add layer norm", size));
+  const TestMatrix x =
+      random_matrix(generator, size.rows, size.columns, dtype, device, size.strided, 4.0);
+  const TestMatrix residual =
+      random_matrix(generator, size.rows, size.columns, dtype, device, size.strided, 4.0);
+  const TestMatrix x_bias = random_matrix(generator, 1, size.columns, parameters, device, false);
+  const TestMatrix weight = random_matrix(generator, 1, size.columns, parameters, device, false);
+  const TestMatrix bias = random_matrix(generator, 1, size.columns, parameters, device, false);
+  const TestMatrix out = constant_matrix(0.0, size.rows, size.columns, dtype, device, size.strided);
+  const Values initial = snapshot(residual);
+  OpInstance instance;
+  instance.results = {residual, out};
+  instance.run = [=] {
+    ops::add_layer_norm(x.view, with_bias ? vector_of(x_bias) : Tensor(), residual.view,
+                        vector_of(weight), vector_of(bias), kEpsilon, out.view);
+  };
+  instance.expected = [=]() -> std::vector<Expectation> {
+    std::vector<Values> terms{initial, x.values()};
+    if (with_bias) terms.push_back(repeated_rows(x_bias.values(), initial.size()));
+    // The norm is that of the residual as it was rounded and stored.
+    const auto expected =
+        reference::layer_norm(residual.values(), weight.values(), bias.values(), kEpsilon);
+    return {expectation(reference::sum(terms), 2.0, dtype),
+            expectation(expected, kRowRoundings, dtype)};
+  };
+  instance.bytes = 4.0 * bytes_of(out);
   return instance;
 }
 
@@ -212,10 +251,8 @@ OpInstance make_add_bias(const OpSize& size, DType bias_dtype, DType dtype, Devi
   instance.results = {x};
   instance.run = [=] { ops::add_bias(x.view, vector_of(bias)); };
   instance.expected = [=]() -> std::vector<Expectation> {
-    const Values values = bias.values();
-    Values repeated(initial.size());
-    for (std::size_t i = 0; i < repeated.size(); ++i) repeated[i] = values[i % values.size()];
-    return {expectation(reference::sum({initial, repeated}), 1.0, dtype)};
+    return {expectation(reference::sum({initial, repeated_rows(bias.values(), initial.size())}),
+                        1.0, dtype)};
   };
   instance.bytes = 2.0 * bytes_of(x);
   return instance;
@@ -274,6 +311,19 @@ std::vector<OpCase> gradient_cases() {
                    {},
                    [](const OpSize& size, DType dtype, Device device) {
                      return make_layer_norm(size, DType::f32, dtype, device);
+                   }});
+  for (const bool with_bias : {false, true}) {
+    cases.push_back({with_bias ? "add_bias_layer_norm" : "add_layer_norm", computed_dtypes(), sizes,
+                     large, [with_bias](const OpSize& size, DType dtype, Device device) {
+                       return make_add_layer_norm(size, with_bias, dtype, dtype, device);
+                     }});
+  }
+  cases.push_back({"add_bias_layer_norm_f32_parameters",
+                   {DType::bf16, DType::f16},
+                   sizes,
+                   {},
+                   [](const OpSize& size, DType dtype, Device device) {
+                     return make_add_layer_norm(size, true, DType::f32, dtype, device);
                    }});
   cases.push_back({"embedding_backward", computed_dtypes(), sizes, large, make_embedding_backward});
   for (const bool in_place : {false, true}) {

@@ -14,6 +14,7 @@ struct ProductKind {
   bool packed = true;
   bool accumulate = false;
   bool f32_out = false;
+  bool bias = false;  ///< of the dtype of x, or f32 where that of the result is
 };
 
 /// Errors of sums of products of random sign.
@@ -70,14 +71,34 @@ OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype,
     plain = random_matrix(generator, out_features, in_features, dtype, device, size.strided);
     weight = Weight::plain(plain.view);
   }
-  const Values initial = kind.accumulate && !large ? out.values() : Values();
+  const TestMatrix bias = random_matrix(generator, 1, out_features, out_dtype, device, false, 8.0);
+  Values initial = kind.accumulate && !large ? out.values() : Values();
+  if (kind.bias && !large) {
+    const Values row = bias.values();
+    for (std::int64_t i = 0; i < size.rows; ++i)
+      initial.insert(initial.end(), row.begin(), row.end());
+  }
   OpInstance instance;
   instance.results = {out};
-  instance.run = [=] { ops::matmul(x.view, weight, out.view, kind.accumulate); };
+  instance.run = [=] {
+    if (kind.bias) {
+      ops::matmul_bias(x.view, weight, vector_of(bias), out.view);
+    } else {
+      ops::matmul(x.view, weight, out.view, kind.accumulate);
+    }
+  };
   instance.expected = [=]() -> std::vector<Expectation> {
     const reference::Sums expected = reference::matmul(x.values(), plain.values(), size.rows,
                                                        in_features, out_features, initial);
-    return {product_expectation(expected, in_features, out_dtype)};
+    Expectation result = product_expectation(expected, in_features, out_dtype);
+    if (kind.bias) {
+      // The product may be rounded before the bias is added.
+      for (std::size_t i = 0; i < initial.size(); ++i) {
+        result.tolerance[i] +=
+            unit_roundoff(out_dtype) * (std::abs(expected.values[i]) + std::abs(initial[i]));
+      }
+    }
+    return {result};
   };
   instance.bytes = bytes_of(x) + bytes_of(out) + static_cast<double>(weight.bytes());
   instance.flops = 2.0 * static_cast<double>(size.rows) * static_cast<double>(in_features) *
@@ -192,6 +213,14 @@ std::vector<OpCase> matmul_cases() {
                    make_pack});
   cases.push_back({"matmul", computed_dtypes(), sizes, large, make({})});
   cases.push_back({"matmul_accumulate", computed_dtypes(), sizes, {}, make({.accumulate = true})});
+  cases.push_back({"matmul_bias", computed_dtypes(), sizes, large, make({.bias = true})});
+  cases.push_back(
+      {"matmul_bias_plain", computed_dtypes(), sizes, {}, make({.packed = false, .bias = true})});
+  cases.push_back({"matmul_bias_to_f32",
+                   {DType::bf16, DType::f16},
+                   sizes,
+                   {},
+                   make({.f32_out = true, .bias = true})});
   cases.push_back({"matmul_to_f32", {DType::bf16, DType::f16}, sizes, {}, make({.f32_out = true})});
   cases.push_back({"matmul_accumulate_f32",
                    {DType::bf16, DType::f16},

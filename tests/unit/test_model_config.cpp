@@ -223,11 +223,46 @@ TEST(ModelConfig, RobertaIsReadWithItsOwnNames) {
   EXPECT_EQ(parameter_count(config), 114713);
 }
 
+TEST(ModelConfig, BertIsReadWithItsOwnDefaults) {
+  const ModelConfig config = parse_model_config(
+      R"({"model_type": "bert", "hidden_size": 64, "intermediate_size": 128,
+          "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 601,
+          "max_position_embeddings": 66})",
+      "c.json");
+  const auto& bert = config.as<RobertaConfig>();
+  EXPECT_TRUE(bert.is_bert);
+  EXPECT_EQ(bert.pad_token_id, 0);
+  EXPECT_EQ(bert.type_vocab_size, 2);
+  EXPECT_EQ(bert.layer_norm_epsilon, 1e-12);
+  EXPECT_EQ(bert.kv_heads, 4);
+}
+
+TEST(ModelConfig, DtypeMayBeSpelledAsByTransformers5InEveryArchitecture) {
+  for (const char* preset : {"tiny", "gpt-bigcode-tiny", "roberta-tiny", "bert-base"}) {
+    json document = json::parse(config_text(preset_config(preset)));
+    document["dtype"] = "bfloat16";
+    document.erase("torch_dtype");
+    EXPECT_EQ(parse(document).common().dtype, DType::bf16) << preset;
+  }
+}
+
 TEST(Presets, HaveThePublishedNumbersOfParameters) {
   EXPECT_EQ(parameter_count(preset_config("llama-7b")), 6'738'415'616);
   EXPECT_EQ(parameter_count(preset_config("llama-13b")), 13'015'864'320);
   EXPECT_EQ(parameter_count(preset_config("llama-70b")), 68'976'648'192);
   EXPECT_EQ(parameter_count(preset_config("llama-3-8b")), 8'030'261'248);
+}
+
+TEST(Presets, OfOtherArchitecturesHaveThePublishedNumbersOfParameters) {
+  EXPECT_EQ(parameter_count(preset_config("starcoder")), 15'517'456'384);
+  EXPECT_EQ(parameter_count(preset_config("starcoder-7b")), 7'327'263'232);
+  EXPECT_EQ(parameter_count(preset_config("starcoder-3b")), 3'043'311'104);
+  EXPECT_EQ(parameter_count(preset_config("starcoder-1b")), 1'137'207'296);
+  EXPECT_EQ(parameter_count(preset_config("santacoder")), 1'124'886'528);
+  EXPECT_EQ(parameter_count(preset_config("roberta-base")), 124'697'433);
+  EXPECT_EQ(parameter_count(preset_config("roberta-large")), 355'412'057);
+  EXPECT_EQ(parameter_count(preset_config("bert-base")), 109'514'298);
+  EXPECT_EQ(parameter_count(preset_config("bert-large")), 335'174'458);
 }
 
 TEST(Presets, AnswerToShortNamesAndRefuseOthers) {

@@ -47,6 +47,35 @@ TEST(ModelPlan, ShardsOfAllRanksCoverEveryParameterExactlyOnce) {
   }
 }
 
+TEST(ModelPlan, OneTableOfPatternsDealsTheMatricesOfEveryArchitecture) {
+  for (const char* preset : {"llama-7b", "starcoder-1b", "roberta-base", "bert-base"}) {
+    SCOPED_TRACE(preset);
+    const ModelPlan plan(preset_config(preset).with_layers(1), tensor_layout(4));
+    EXPECT_TRUE(plan.embedding_is_sharded());
+    EXPECT_TRUE(plan.attention_is_sharded());
+    EXPECT_TRUE(plan.mlp_is_sharded());
+    for (const PlannedParameter& parameter : plan.parameters().parameters()) {
+      // Inside blocks and in the vocabulary nothing is left whole on every rank.
+      EXPECT_EQ(parameter.style == ShardStyle::replicate, parameter.between_blocks)
+          << parameter.name;
+    }
+  }
+}
+
+TEST(ModelPlan, FusedTensorsAreDealtByTheirParts) {
+  const ModelPlan plan(preset_config("starcoder-1b").with_layers(1), tensor_layout(4));
+  const std::string name = "transformer.h.0.attn.c_attn.weight";
+  const PlannedParameter& query = plan.parameters().at(name + "[query]");
+  const PlannedParameter& value = plan.parameters().at(name + "[value]");
+  EXPECT_EQ(query.ranges[1], (ShardRange{512, 1024, 0, 2048}));
+  EXPECT_EQ(value.tensor, name);
+  EXPECT_EQ(value.tensor_shape, Shape({2048 + 2 * 128, 2048}));
+  EXPECT_EQ(value.first_row, 2048 + 128);
+  for (const ShardRange& range : value.ranges) {
+    EXPECT_EQ(range, (ShardRange{0, 128, 0, 2048})) << "every rank reads the one value head";
+  }
+}
+
 TEST(ModelPlan, KeyValueHeadsAreReplicatedBeyondTheirNumber) {
   const ModelPlan plan(preset_config("llama-3-8b"), tensor_layout(16));
   for (int rank = 0; rank < 16; ++rank) {
@@ -113,6 +142,16 @@ TEST(ModelPlan, RulesThatCutABlockAtDifferentPlacesAreRefused) {
     return rule.pattern.find("down_proj") != std::string::npos;
   });
   EXPECT_THROW(ModelPlan(preset_config("llama-7b"), tensor_layout(2), rules), UsageError);
+}
+
+TEST(ModelPlan, BiasesCutDifferentlyFromTheirFeaturesAreRefused) {
+  std::vector<PlanRule> rules = default_tensor_parallel_rules();
+  // The weights of these alone.
+  for (PlanRule& rule : rules) {
+    if (rule.pattern.find("intermediate") == std::string::npos) continue;
+    rule.pattern.replace(rule.pattern.rfind("(weight|bias)"), 13, "weight");
+  }
+  EXPECT_THROW(ModelPlan(preset_config("roberta-base"), tensor_layout(2), rules), UsageError);
 }
 
 TEST(SequenceSharding, RunsOfAllRanksCoverTheSequenceOnce) {

@@ -97,5 +97,16 @@ TEST(ConfigText, IsReadBackAsTheSameConfig) {
   EXPECT_EQ(parse_model_config(config_text(config), "text").llama(), config);
 }
 
+TEST(ConfigText, OfEveryPresetIsReadBackAsTheSameConfig) {
+  for (const std::string& name : preset_names()) {
+    const ModelConfig config = preset_config(name);
+    EXPECT_EQ(parse_model_config(config_text(config), "text"), config) << name;
+  }
+  GptBigCodeConfig multi_head = preset_config("gpt-bigcode-tiny").as<GptBigCodeConfig>();
+  multi_head.kv_heads = multi_head.attention_heads;
+  multi_head.activation = GeluKind::erf;
+  EXPECT_EQ(parse_model_config(config_text(multi_head), "text"), ModelConfig(multi_head));
+}
+
 }  // namespace
 }  // namespace portolan

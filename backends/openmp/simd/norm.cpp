@@ -30,13 +30,31 @@ HWY_INLINE float variance_of(const T* x, float mean, std::int64_t features) {
   return sum / static_cast<float>(features);
 }
 
+/// residual += x + bias, rounded to its dtype; bias may be null.
+template <class T, class W>
+HWY_INLINE void add_with_bias(const T* x, const W* bias, std::int64_t features, T* residual) {
+  if (bias == nullptr) {
+    for_vectors(features,
+                [&](auto at) HWY_ATTR { at.set(hn::Add(at.get(residual), at.get(x)), residual); });
+    return;
+  }
+  for_vectors(features, [&](auto at) HWY_ATTR {
+    at.set(hn::Add(at.get(residual), hn::Add(at.get(x), at.get(bias))), residual);
+  });
+}
+
 template <class T, class W>
 void layer_norm_typed(const LayerNormRows& arguments, std::int64_t begin, std::int64_t end) {
   const auto* const weight = static_cast<const W*>(arguments.weight);
   const auto* const bias = static_cast<const W*>(arguments.bias);
   for (std::int64_t row = begin; row < end; ++row) {
-    const T* const x = static_cast<const T*>(arguments.x) + row * arguments.x_stride;
+    const T* x = static_cast<const T*>(arguments.x) + row * arguments.x_stride;
     T* const out = static_cast<T*>(arguments.out) + row * arguments.out_stride;
+    if (arguments.residual != nullptr) {
+      T* const residual = static_cast<T*>(arguments.residual) + row * arguments.residual_stride;
+      add_with_bias(x, static_cast<const W*>(arguments.x_bias), arguments.features, residual);
+      x = residual;
+    }
     const float mean = mean_of(x, arguments.features);
     const float variance = variance_of(x, mean, arguments.features);
     const Floats means = hn::Set(FloatTag(), mean);

@@ -58,10 +58,13 @@ struct LayerNormRows {
   DType dtype = DType::f32;
   DType parameter_dtype = DType::f32;  ///< dtype or f32
   const void* x = nullptr;
+  const void* x_bias = nullptr;  ///< with a residual; may be null
+  void* residual = nullptr;      ///< if not null: += x + x_bias, and that is normed
   const void* weight = nullptr;
   const void* bias = nullptr;
   void* out = nullptr;
   std::int64_t x_stride = 0;
+  std::int64_t residual_stride = 0;
   std::int64_t out_stride = 0;
   std::int64_t features = 0;
   float epsilon = 0.0F;

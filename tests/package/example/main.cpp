@@ -121,6 +121,13 @@ portolan::ModelArchitecture parallel_block_architecture() {
   architecture.name = "parallel_block";
   architecture.classes = {"ParallelBlockForCausalLM"};
   architecture.variants = {{"small", "parallel-block-small", {"parallel_block", small_config()}}};
+  using portolan::ShardStyle;
+  architecture.rules = {{R"(tokens\.weight)", ShardStyle::vocabulary, "vocabulary"},
+                        {R"(layers\.\d+\.q\.weight)", ShardStyle::column, "query_heads"},
+                        {R"(layers\.\d+\.[kv]\.weight)", ShardStyle::column, "key_value_heads"},
+                        {R"(layers\.\d+\.o\.weight)", ShardStyle::row, "query_heads"},
+                        {R"(layers\.\d+\.(gate|up)\.weight)", ShardStyle::column, "intermediate"},
+                        {R"(layers\.\d+\.down\.weight)", ShardStyle::row, "intermediate"}};
   architecture.read_config = read;
   architecture.write_config = write;
   architecture.outline = outline;
@@ -151,18 +158,8 @@ int main() {
   const auto mode = world.size() == 1 ? portolan::ParallelMode::none : portolan::ParallelMode::tp;
   const portolan::ParallelContext context(world, portolan::ParallelLayout::of(mode, world.size()));
 
-  // The table of patterns that deals the parameters over the ranks, with those of our own.
-  std::vector<portolan::PlanRule> rules = portolan::default_tensor_parallel_rules();
-  using portolan::ShardStyle;
-  rules.insert(rules.end(),
-               {{R"(tokens\.weight)", ShardStyle::vocabulary, "vocabulary"},
-                {R"(layers\.\d+\.q\.weight)", ShardStyle::column, "query_heads"},
-                {R"(layers\.\d+\.[kv]\.weight)", ShardStyle::column, "key_value_heads"},
-                {R"(layers\.\d+\.o\.weight)", ShardStyle::row, "query_heads"},
-                {R"(layers\.\d+\.(gate|up)\.weight)", ShardStyle::column, "intermediate"},
-                {R"(layers\.\d+\.down\.weight)", ShardStyle::row, "intermediate"}});
   const portolan::ModelOptions options{
-      .context = context, .device = runtime.device(), .maximum_length = 16, .rules = rules};
+      .context = context, .device = runtime.device(), .maximum_length = 16};
   for (const auto& [architecture, variant] :
        {std::pair("llama", "tiny"), std::pair("parallel_block", "small")}) {
     const std::unique_ptr<portolan::Model> model =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same model under every mode that the number of ranks allows, against golden logits and
-// against one rank's. Run under mpirun with 1, 2, 3 and 4 ranks.
+// Models of every architecture under every mode that the number of ranks allows, against golden
+// logits and against one rank's. Run under mpirun with 1, 2, 3 and 4 ranks.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -44,9 +44,9 @@ std::unique_ptr<Model> build(const ModelConfig& config, const ParallelLayout& la
 
 /// All logit rows of a forward as [batch * length, vocab], on every rank.
 std::vector<float> all_logits(const Model& model, const std::vector<std::int32_t>& ids,
-                              std::int64_t batch) {
+                              std::int64_t batch, const ForwardOptions& options = {}) {
   const std::int64_t length = static_cast<std::int64_t>(ids.size()) / batch;
-  const Tensor logits = model.forward(ids, batch);
+  const Tensor logits = model.forward(ids, batch, options).value();
   std::vector<std::int64_t> rows(ids.size());
   std::iota(rows.begin(), rows.end(), 0);
   const Tensor gathered = model.gather_logits(logits, rows, length);
@@ -158,63 +158,142 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenModel,
                            return name;
                          });
 
+/// Random matrices, and biases that are not zero.
+class RandomWeightsAndBiases final : public WeightSource {
+ public:
+  explicit RandomWeightsAndBiases(std::uint64_t seed)
+      : seed_(seed), matrices_(make_random_weights(seed)) {}
+
+  void read(const PlannedParameter& parameter, std::int64_t row_begin, std::int64_t column_begin,
+            const Tensor& out) override {
+    if (!parameter.tensor.ends_with(".bias")) {
+      matrices_->read(parameter, row_begin, column_begin, out);
+      return;
+    }
+    ops::random_uniform(out, random_key(seed_, parameter.tensor),
+                        {parameter.first_row + row_begin, 0, 1}, 0.0F, 0.2F);
+  }
+
+ private:
+  std::uint64_t seed_;
+  std::unique_ptr<WeightSource> matrices_;
+};
+
 /// Nothing here divides evenly by 2, 3 or 4.
-LlamaConfig uneven_config() {
-  LlamaConfig config = preset_config("tiny").llama();
+template <typename Config>
+Config uneven(Config config, std::int64_t kv_heads) {
   config.layers = 2;
   config.attention_heads = 10;
-  config.kv_heads = 5;
+  config.kv_heads = kv_heads;
   config.head_dim = 12;
-  config.hidden_size = 72;
+  config.hidden_size = 120;
   config.intermediate_size = 101;
   config.vocab_size = 211;
   return config;
 }
 
-class UnevenLength : public ::testing::TestWithParam<std::int64_t> {};
+LlamaConfig uneven_llama() {
+  LlamaConfig config = uneven(preset_config("tiny").llama(), 5);
+  config.hidden_size = 72;  // is not heads x head_dim
+  return config;
+}
 
-TEST_P(UnevenLength, EveryModeGivesTheLogitsOfOneRank) {
-  const std::int64_t length = GetParam();
-  for (const bool grouped : {false, true}) {
-    LlamaConfig config = uneven_config();
-    if (grouped) {  // groups of 4 query heads, which shares of 3, 3, 2 heads cut
-      config.attention_heads = 8;
-      config.kv_heads = 2;
-    }
-    const std::vector<std::int32_t> ids = random_token_ids(3, 2, length, config.vocab_size);
-    const auto single = make_single_communicator();
-    const ParallelLayout alone;
-    const ParallelContext alone_context(*single, alone);
-    const auto weights = make_random_weights(11);
-    const auto reference_model = build(config, alone, alone_context, *weights, length);
-    const std::vector<float> reference = all_logits(*reference_model, ids, 2);
+struct UnevenModel {
+  std::string name;
+  ModelConfig config;
+};
+
+std::vector<UnevenModel> uneven_models() {
+  LlamaConfig grouped = uneven_llama();
+  // Groups of 4 query heads, which shares of 3, 3, 2 heads cut.
+  grouped.attention_heads = 8;
+  grouped.kv_heads = 2;
+  LlamaConfig windowed = uneven_llama();
+  windowed.sliding_window = 4;
+  const auto bigcode = preset_config("gpt-bigcode-tiny").as<GptBigCodeConfig>();
+  auto roberta = uneven(preset_config("roberta-tiny").as<RobertaConfig>(), 10);
+  auto bert = roberta;
+  bert.is_bert = true;
+  bert.tie_word_embeddings = false;
+  bert.type_vocab_size = 2;
+  return {{"llama", uneven_llama()},
+          {"llama_grouped", grouped},
+          {"mistral", windowed},
+          {"gpt_bigcode", uneven(bigcode, 1)},
+          {"gpt_bigcode_mha", uneven(bigcode, 10)},
+          {"roberta", roberta},
+          {"bert", bert}};
+}
+
+class UnevenModels : public ::testing::TestWithParam<UnevenModel> {
+ protected:
+  [[nodiscard]] const ModelConfig& config() const { return GetParam().config; }
+  [[nodiscard]] std::vector<std::int32_t> ids(std::int64_t batch, std::int64_t length) const {
+    return random_token_ids(3, batch, length, config().common().vocab_size);
+  }
+  /// The same weights on one rank.
+  [[nodiscard]] std::unique_ptr<Model> alone(std::int64_t length) {
+    return build(config(), {}, alone_context_, weights_, length);
+  }
+
+  std::unique_ptr<Communicator> single_ = make_single_communicator();
+  ParallelContext alone_context_{*single_, {}};
+  RandomWeightsAndBiases weights_{11};
+};
+
+INSTANTIATE_TEST_SUITE_P(Models, UnevenModels, ::testing::ValuesIn(uneven_models()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(UnevenModels, EveryModeGivesTheLogitsOfOneRank) {
+  for (const std::int64_t length : {1, 2, 13, 131}) {
+    const std::vector<float> reference = all_logits(*alone(length), ids(2, length), 2);
     const double scale = largest(reference);
     ASSERT_GT(scale, 0.0);
     for (const ParallelLayout& layout : layouts(test_world().size())) {
-      SCOPED_TRACE(text(layout) + (grouped ? ", grouped" : ""));
-      ParallelContext context(test_world(), layout);
-      const auto model = build(config, layout, context, *weights, length);
-      const std::vector<float> first = all_logits(*model, ids, 2);
+      SCOPED_TRACE(text(layout) + ", " + std::to_string(length) + " tokens");
+      const ParallelContext context(test_world(), layout);
+      const auto model = build(config(), layout, context, weights_, length);
+      const std::vector<float> first = all_logits(*model, ids(2, length), 2);
       EXPECT_LE(largest_difference(first, reference), 1e-4 * scale);
-      const std::vector<float> second = all_logits(*model, ids, 2);
+      const std::vector<float> second = all_logits(*model, ids(2, length), 2);
       EXPECT_EQ(std::memcmp(first.data(), second.data(), first.size() * sizeof(float)), 0)
           << "two runs must give the same bits";
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Llama, UnevenLength, ::testing::Values(1, 2, 5, 13, 64, 131));
+TEST_P(UnevenModels, PaddedSequencesGiveTheLogitsOfTheirTokensAlone) {
+  constexpr std::int64_t kLength = 13;
+  const std::vector<KeyRange> real{{0, kLength}, {0, 6}, {4, kLength}, {5, 6}};
+  const auto batch = std::ssize(real);
+  const std::vector<std::int32_t> ids = this->ids(batch, kLength);
+  const auto reference_model = alone(kLength);
+  const std::int64_t vocabulary = config().common().vocab_size;
+  for (const ParallelLayout& layout : layouts(test_world().size())) {
+    SCOPED_TRACE(text(layout));
+    const ParallelContext context(test_world(), layout);
+    const auto model = build(config(), layout, context, weights_, kLength);
+    const std::vector<float> padded = all_logits(*model, ids, batch, {.real_tokens = real});
+    for (std::int64_t b = 0; b < batch; ++b) {
+      const auto& [begin, end] = real[static_cast<std::size_t>(b)];
+      const std::int64_t first = b * kLength + begin;
+      const std::vector<std::int32_t> own(ids.begin() + first, ids.begin() + first + end - begin);
+      const std::vector<float> reference = all_logits(*reference_model, own, 1);
+      const std::vector<float> rows(
+          padded.begin() + first * vocabulary,
+          padded.begin() + first * vocabulary + static_cast<std::ptrdiff_t>(reference.size()));
+      EXPECT_LE(largest_difference(rows, reference), 1e-4 * largest(reference)) << "row " << b;
+    }
+  }
+}
 
-TEST(LlamaCommunication, CountersEqualThePlansClosedForm) {
-  const LlamaConfig config = uneven_config();
-  const std::vector<std::int32_t> ids = random_token_ids(5, 2, 37, config.vocab_size);
+TEST_P(UnevenModels, CountersEqualThePlansClosedForm) {
   for (const ParallelLayout& layout : layouts(test_world().size())) {
     SCOPED_TRACE(text(layout));
     ParallelContext context(test_world(), layout);
-    const auto weights = make_random_weights(1);
-    const auto model = build(config, layout, context, *weights, 64);
+    const auto model = build(config(), layout, context, weights_, 64);
     context.reset_communication();
-    const Tensor logits = model->forward(ids, 2);
+    const Tensor logits = model->forward(ids(2, 37), 2);
     const CommunicationCounters counters = context.communication();
     const ExpectedCommunication expected = model->plan().communication(2, 37, DType::f32);
     for (std::size_t i = 0; i < kCollectiveCount; ++i) {
@@ -225,18 +304,11 @@ TEST(LlamaCommunication, CountersEqualThePlansClosedForm) {
   }
 }
 
-TEST(LlamaPlanFile, ReplicatedPartsGiveTheSameLogits) {
-  const LlamaConfig config = uneven_config();
-  const std::vector<std::int32_t> ids = random_token_ids(5, 2, 9, config.vocab_size);
-  const auto weights = make_random_weights(1);
-  const auto single = make_single_communicator();
-  const ParallelContext alone_context(*single, {});
-  const auto alone = build(config, {}, alone_context, *weights, 9);
-  const std::vector<float> reference = all_logits(*alone, ids, 2);
-  const std::vector<PlanRule> all = default_tensor_parallel_rules();
+TEST_P(UnevenModels, ReplicatedPartsGiveTheSameLogits) {
+  const std::vector<float> reference = all_logits(*alone(9), ids(2, 9), 2);
   for (const bool only_mlp : {true, false}) {
     // First the MLP alone sharded, then everything but the vocabulary.
-    std::vector<PlanRule> rules = all;
+    std::vector<PlanRule> rules = default_tensor_parallel_rules();
     std::erase_if(rules, [&](const PlanRule& rule) {
       return only_mlp ? rule.axis != "intermediate" : rule.axis == "vocabulary";
     });
@@ -245,10 +317,25 @@ TEST(LlamaPlanFile, ReplicatedPartsGiveTheSameLogits) {
       layout.mesh.tensor = test_world().size();
       layout.sequence_parallel = sequence_parallel && test_world().size() > 1;
       const ParallelContext context(test_world(), layout);
-      const auto model = build(ModelPlan(config, layout, rules), context, *weights, 9);
-      EXPECT_LE(largest_difference(all_logits(*model, ids, 2), reference),
+      const auto model = build(ModelPlan(config(), layout, rules), context, weights_, 9);
+      EXPECT_LE(largest_difference(all_logits(*model, ids(2, 9), 2), reference),
                 1e-4 * largest(reference));
     }
+  }
+}
+
+TEST(TokenTypes, MoveTheLogitsOfModelsThatDistinguishThem) {
+  const Checkpoint checkpoint(std::string(PORTOLAN_TEST_DATA) + "/models/bert-tiny");
+  const auto weights = make_checkpoint_weights(checkpoint);
+  const std::vector<std::int32_t> ids{5, 6, 7, 8};
+  for (const ParallelLayout& layout : layouts(test_world().size())) {
+    const ParallelContext context(test_world(), layout);
+    const auto model = build(checkpoint.config(), layout, context, *weights, 4);
+    const auto logits = [&](std::vector<std::int32_t> types) {
+      return all_logits(*model, ids, 1, {.token_types = std::move(types)});
+    };
+    EXPECT_EQ(logits({}), logits({0, 0, 0, 0}));
+    EXPECT_GT(largest_difference(logits({}), logits({0, 0, 1, 1})), 0.1);
   }
 }
 
