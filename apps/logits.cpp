@@ -13,6 +13,7 @@
 #include "core/ops.hpp"
 #include "core/safetensors_writer.hpp"
 #include "models/registry.hpp"
+#include "models/tokenizers/tokenizer.hpp"
 
 namespace portolan {
 namespace {
@@ -79,6 +80,20 @@ MemoryNeed memory_need(const ModelPlan& plan, int rank, DType dtype, const Token
       batch.rows.begin(), batch.rows.end(),
       [longest](const TokenBatch::Row& row) { return std::ssize(row.ids) == longest; });
   return {plan.weight_bytes(rank, dtype), plan.activation_bytes(rank, rows, longest, dtype)};
+}
+
+TokenBatch read_tokens(const LogitsRequest& request) {
+  const int given =
+      request.prompt.has_value() + request.ids.has_value() + request.input.has_value();
+  require(given == 1, "logits needs one of --prompt, --ids and --input");
+  if (request.ids) return parse_token_ids(*request.ids);
+  if (request.input) return read_token_batch(*request.input);
+  require(find_tokenizer(request.model).has_value(),
+          "--prompt: {} has no tokenizer.json or tokenizer.model; give --ids", request.model);
+  TokenBatch batch;
+  batch.rows.push_back({load_tokenizer(request.model).encode(*request.prompt), 0});
+  batch.length = std::ssize(batch.rows.front().ids);
+  return batch;
 }
 
 class LogitsRun {
@@ -186,10 +201,7 @@ void run_logits(const LogitsRequest& request) {
   // Everything that a file or an option can get wrong is found before ranks start to work together.
   const Checkpoint checkpoint(request.model);
   const CommonConfig& config = checkpoint.config().common();
-  require(request.ids.has_value() != request.input.has_value(),
-          "logits needs either --ids or --input");
-  const TokenBatch batch =
-      request.ids ? parse_token_ids(*request.ids) : read_token_batch(*request.input);
+  const TokenBatch batch = read_tokens(request);
   check_ids(batch, config.vocab_size);
   check_lengths(batch, outline_of(checkpoint.config()));
   const DType dtype = request.common.dtype.value_or(config.dtype.value_or(DType::f32));

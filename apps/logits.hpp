@@ -35,10 +35,11 @@ struct TokenBatch {
 
 struct LogitsRequest {
   CommonOptions common;
-  std::string model;                 ///< folder
-  std::optional<std::string> ids;    ///< --ids
-  std::optional<std::string> input;  ///< --input
-  std::string out;                   ///< --out
+  std::string model;                  ///< folder
+  std::optional<std::string> prompt;  ///< --prompt
+  std::optional<std::string> ids;     ///< --ids
+  std::optional<std::string> input;   ///< --input
+  std::string out;                    ///< --out
   bool hidden_states = false;
 };
 

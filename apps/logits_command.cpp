@@ -15,6 +15,8 @@ void add_logits_command(CLI::App& application) {
   command->add_option("--model", request->model, "Folder of Hugging Face's layout or of Meta's")
       ->required()
       ->type_name("DIR");
+  command->add_option("--prompt", request->prompt, "Text, by the tokenizer of the model's folder")
+      ->type_name("TEXT");
   command->add_option("--ids", request->ids, "Token ids: sequences by ';', ids by ','")
       ->type_name("IDS");
   command

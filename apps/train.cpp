@@ -54,16 +54,15 @@ class TrainRun {
     }
     check_numbers();
     if (request.data) {
-      require(
-          !checkpoint_ || !has_tokenizer(),
-          "--data: {} has a tokenizer, which this build cannot read: text can only train models "
-          "whose tokens are bytes",
-          *request.model);
       require(outline_of(config_).causal,
               "--data: {} predicts masked tokens, which a text does not say: give --batch",
               config_.architecture);
-      data_ = read_training_text(*request.data, request.batch_size, request.sequence_length,
-                                 config_.common().vocab_size);
+      const std::int64_t vocabulary = config_.common().vocab_size;
+      data_ = has_tokenizer()
+                  ? read_training_text(*request.data, load_tokenizer(*request.model),
+                                       request.batch_size, request.sequence_length, vocabulary)
+                  : read_training_text(*request.data, request.batch_size, request.sequence_length,
+                                       vocabulary);
     } else {
       data_ = read_training_batch(*request.batch, config_.common().vocab_size);
     }
@@ -134,9 +133,7 @@ class TrainRun {
   }
 
   [[nodiscard]] bool has_tokenizer() const {
-    const std::filesystem::path folder = *request_.model;
-    return std::filesystem::exists(folder / "tokenizer.json") ||
-           std::filesystem::exists(folder / "tokenizer.model");
+    return request_.model && find_tokenizer(*request_.model).has_value();
   }
 
   [[nodiscard]] std::unique_ptr<Optimizer> make_optimizer(const Model& model) const {

@@ -22,7 +22,8 @@ void add_train_command(CLI::App& application) {
       ->type_name("N")
       ->excludes(model);
   CLI::Option* data =
-      command->add_option("--data", r.data, "Text; its bytes are the tokens")->type_name("FILE");
+      command->add_option("--data", r.data, "Text; without a tokenizer its bytes are the tokens")
+          ->type_name("FILE");
   command
       ->add_option("--batch", r.batch,
                    "input_ids, labels and maybe attention_mask [batch, seq]: one batch, repeated")

@@ -61,7 +61,52 @@ class Bytes final : public TrainingData {
   std::int64_t length_;
 };
 
+/// Consecutive tokens, wrapping round at their end.
+class Tokens final : public TrainingData {
+ public:
+  Tokens(std::vector<TokenId> ids, std::int64_t batch_size, std::int64_t length)
+      : ids_(std::move(ids)), batch_size_(batch_size), length_(length) {}
+
+  [[nodiscard]] TrainingBatch batch(std::int64_t step) const override {
+    const std::int64_t count = batch_size_ * length_;
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) {
+      ids[static_cast<std::size_t>(i)] =
+          ids_[static_cast<std::size_t>((step * count + i) % std::ssize(ids_))];
+    }
+    TrainingBatch batch{std::move(ids), {}, batch_size_, {}};
+    batch.labels = batch.ids;
+    return batch;
+  }
+  [[nodiscard]] std::int64_t sequence_length() const override { return length_; }
+
+ private:
+  std::vector<TokenId> ids_;
+  std::int64_t batch_size_;
+  std::int64_t length_;
+};
+
+constexpr std::uint64_t kLargestText = std::uint64_t{1} << 30;
+
 }  // namespace
+
+std::unique_ptr<TrainingData> read_training_text(const std::string& path,
+                                                 const Tokenizer& tokenizer,
+                                                 std::int64_t batch_size,
+                                                 std::int64_t sequence_length,
+                                                 std::int64_t vocabulary) {
+  std::vector<TokenId> ids = tokenizer.encode(read_text_file(path, kLargestText));
+  if (std::ssize(ids) < sequence_length) {
+    throw InputError(fmt::format("{}: expected at least {} tokens, one sequence, found {}", path,
+                                 sequence_length, ids.size()));
+  }
+  for (const TokenId id : ids) {
+    require(id < vocabulary,
+            "{}: the tokenizer's token {} lies outside the model's vocabulary of {}", path, id,
+            vocabulary);
+  }
+  return std::make_unique<Tokens>(std::move(ids), batch_size, sequence_length);
+}
 
 std::unique_ptr<TrainingData> read_training_batch(const std::string& path,
                                                   std::int64_t vocabulary) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "models/tokenizers/tokenizer.hpp"
 #include "training/trainer.hpp"
 
 namespace portolan {
@@ -28,6 +29,14 @@ class TrainingData {
 /// `sequence_length` bytes from i * sequence_length on, wrapping round at the end of the text.
 /// Throws InputError if the text is shorter than a sequence, or the vocabulary than 256.
 [[nodiscard]] std::unique_ptr<TrainingData> read_training_text(const std::string& path,
+                                                               std::int64_t batch_size,
+                                                               std::int64_t sequence_length,
+                                                               std::int64_t vocabulary);
+
+/// The same over the tokens of a text, with those that the tokenizer puts round it. Throws
+/// InputError if they are fewer than a sequence, UsageError for one outside the vocabulary.
+[[nodiscard]] std::unique_ptr<TrainingData> read_training_text(const std::string& path,
+                                                               const Tokenizer& tokenizer,
                                                                std::int64_t batch_size,
                                                                std::int64_t sequence_length,
                                                                std::int64_t vocabulary);

@@ -103,7 +103,7 @@ class Product {
     const memory::desc rows({kRows, kColumns}, type, memory::format_tag::ab);
     const memory::desc weight({kColumns, kColumns}, type, memory::format_tag::any);
     const auto description =
-        compat::make_matmul_description(engine_, rows, weight, rows, dnnl::primitive_attr());
+        compat::make_matmul_description(engine_, rows, weight, {}, rows, dnnl::primitive_attr());
     matmul_ = dnnl::matmul(description);
     source_ = memory(rows, engine_);
     weight_ = memory(description.weights_desc(), engine_);

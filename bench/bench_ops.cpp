@@ -100,7 +100,7 @@ class OneDnnProduct {
     const auto out_type = accumulate ? dnnl::memory::data_type::f32 : type;
     const auto description =
         compat::make_matmul_description(engine_, {{size.rows, size.columns}, type, Tag::ab},
-                                        {{size.columns, size.extent}, type, Tag::any},
+                                        {{size.columns, size.extent}, type, Tag::any}, {},
                                         {{size.rows, size.extent}, out_type, Tag::ab}, attributes);
     product_ = dnnl::matmul(description);
     arguments_ = {{DNNL_ARG_SRC, make(description.src_desc())},

@@ -15,11 +15,10 @@ struct InspectReport {
   /// "kind" is "model", "config", "tokenizer", "index", "safetensors" or "torch"; the other members
   /// depend on it:
   ///   model, config: architecture, config {...}, parameters
-  ///   model: format ("hf" or "meta"), bytes, dtypes, files, unused_tensors, tokenizer {...} or null
-  ///   tokenizer: format, tokens (a count); bos, eos, unknown, pad, mask, each {id, token} or null
-  ///   index: tensors (a count), files
-  ///   safetensors, torch: elements, bytes, dtypes, tensors [{name, dtype, shape, bytes}]
-  ///   safetensors: metadata
+  ///   model: format ("hf" or "meta"), bytes, dtypes, files, unused_tensors, tokenizer {...} or
+  ///   null tokenizer: format, tokens (a count); bos, eos, unknown, pad, mask, each {id, token} or
+  ///   null index: tensors (a count), files safetensors, torch: elements, bytes, dtypes, tensors
+  ///   [{name, dtype, shape, bytes}] safetensors: metadata
   /// `dtypes` maps a dtype's name in the format to {tensors, elements, bytes}. Callers may add
   /// members.
   nlohmann::ordered_json json;

@@ -177,6 +177,39 @@ class Eval(WithTokenizers):
                          whole["scored_tokens"])
 
 
+class Text(WithTokenizers):
+    def test_logits_of_a_prompt_are_those_of_its_ids(self):
+        from tensor_file import read_tensor
+        case = expected("llama-tiny-gqa")["generation"][0]
+        out = [pathlib.Path(self.folder.name) / name for name in ("text.safetensors", "ids.safetensors")]
+        model = ("logits", "--model", self.model("llama-tiny-gqa"))
+        for arguments in (("--prompt", case["prompt"], "--out", out[0]),
+                          ("--ids", ",".join(map(str, case["prompt_ids"])), "--out", out[1])):
+            result = run(*model, *arguments, **QUICK)
+            self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(read_tensor(out[0], "logits"), read_tensor(out[1], "logits"))
+
+    def test_training_on_text_scores_its_tokens(self):
+        text = pathlib.Path(self.folder.name) / "training text"
+        text.write_text("You may copy and distribute verbatim copies. " * 4, "utf-8")
+        model = self.model("llama-tiny-gqa")
+        (first,) = [json.loads(line) for line in run(
+            "train", "--model", model, "--data", text, "--batch-size", 1, "--seq-len", 16, "--steps", 1,
+            **QUICK).stdout.splitlines()]
+        tokens = subprocess.run([PORTOLAN, "tokenize", "--model", model], capture_output=True,
+                                input=json.dumps(text.read_text("utf-8")) + "\n", text=True,
+                                env=clean_environment())
+        ids = json.loads(tokens.stdout)[:16]
+        from tensor_file import read_tensor
+        out = pathlib.Path(self.folder.name) / "start.safetensors"
+        run("logits", "--model", model, "--ids", ",".join(map(str, ids)), "--out", out, **QUICK)
+        shape, logits = read_tensor(out, "logits")
+        loss = sum(math.log(sum(math.exp(value) for value in row)) - row[following]
+                   for row, following in zip((logits[i * shape[2]:(i + 1) * shape[2]]
+                                              for i in range(15)), ids[1:]))
+        self.assertAlmostEqual(first["loss"], loss / 15, 4)
+
+
 class Inference(WithTokenizers):
     def test_the_published_command_line_runs(self):
         model = self.model("llama-tiny-gqa")

@@ -177,15 +177,16 @@ class Inspect(CommandTest):
         self.assert_refused(run("inspect", DATA / "bad" / "controls" / "minimal.safetensors", "--tp",
                                 "2"), "minimal.safetensors")
 
-    def test_other_architectures_say_that_their_memory_is_not_known(self):
-        with tempfile.TemporaryDirectory() as folder:
-            config = os.path.join(folder, "config.json")
-            with open(config, "w", encoding="utf-8") as file:
-                json.dump({"model_type": "roberta", "hidden_size": 8, "intermediate_size": 16,
-                           "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9,
-                           "max_position_embeddings": 12}, file)
-            self.assertEqual(run("inspect", config).returncode, 0)
-            self.assert_refused(run("inspect", config, "--tp", "2"), config, "roberta", "llama")
+    def test_memory_of_every_architecture_is_shared_out(self):
+        for name in ("roberta-tiny", "gpt-bigcode-tiny"):
+            model = DATA / "models" / name
+            whole = json.loads(run("inspect", model, "--json").stdout)["bytes"]
+            shared = json.loads(run("inspect", model, "--tp", "2", "--json").stdout)["memory"]
+            ranks = shared["weight_bytes_per_rank"]
+            self.assertEqual(len(ranks), 2)
+            # Matrices are dealt, norms, biases and positions are on both.
+            self.assertGreaterEqual(sum(ranks), whole)
+            self.assertLess(max(ranks), 0.7 * whole)
 
     def test_every_bad_input_is_refused_in_one_line_that_starts_with_its_path(self):
         cases = json.loads((DATA / "bad" / "cases.json").read_text(encoding="utf-8"))
