@@ -5,6 +5,7 @@
 #include <span>
 
 #include "core/error.hpp"
+#include "models/registry.hpp"
 
 namespace portolan {
 namespace {
@@ -27,6 +28,37 @@ std::vector<PlanParameter> plan_parameters(const ModelOutline& outline) {
     }
   }
   return parameters;
+}
+
+void add_names(const ModelConfig& config, std::vector<std::string>& names) {
+  for (const PlanParameter& parameter : plan_parameters(outline_of(config))) {
+    names.push_back(parameter.name);
+  }
+}
+
+/// One table of rules may serve several architectures, so patterns need not match this model; one
+/// that matches no architecture is a mistake.
+void check_patterns(const std::vector<PlanRule>& rules, const ModelConfig& config) {
+  std::vector<std::string> names;
+  add_names(config, names);
+  if (!first_unmatched_pattern(rules, names)) return;
+  for (const ModelArchitecture& architecture : model_architectures()) {
+    for (const ModelVariant& variant : architecture.variants) {
+      ModelConfig one_layer = variant.config.with_layers(1);
+      CommonConfig& common = one_layer.common();
+      for (const std::int64_t kv_heads : {common.kv_heads, common.attention_heads}) {
+        for (const bool tied : {false, true}) {
+          common.kv_heads = kv_heads;
+          common.tie_word_embeddings = tied;
+          add_names(one_layer, names);
+        }
+      }
+    }
+  }
+  const std::optional<std::string> unmatched = first_unmatched_pattern(rules, names);
+  require(!unmatched,
+          "plan pattern '{}' matches no parameter of this model, nor of any other architecture",
+          unmatched.value_or(""));
 }
 
 ResolvedPlan resolve(const CommonConfig& config, const ModelOutline& outline,
@@ -58,6 +90,7 @@ ModelPlan::ModelPlan(const ModelConfig& config, const ParallelLayout& layout,
       outline_(outline_of(config)),
       layout_(layout),
       plan_(resolve(dimensions(), outline_, layout, rules ? *rules : plan_rules(config))) {
+  if (rules) check_patterns(*rules, config);
   check_blocks();
   check_heads();
 }

@@ -4,6 +4,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <utility>
@@ -156,6 +157,16 @@ ResolvedPlan resolve_plan(const std::vector<PlanRule>& rules,
           "plan pattern '{}' matches no parameter of this model, nor does any other of the plan",
           rules.empty() ? "" : rules.front().pattern);
   return ResolvedPlan(std::move(planned), std::move(unused));
+}
+
+std::optional<std::string> first_unmatched_pattern(const std::vector<PlanRule>& rules,
+                                                   const std::vector<std::string>& names) {
+  for (const PlanRule& rule : rules) {
+    const Pattern pattern(rule.pattern);
+    const auto matches = [&](const std::string& name) { return pattern.matches(name); };
+    if (std::ranges::none_of(names, matches)) return rule.pattern;
+  }
+  return std::nullopt;
 }
 
 std::vector<PlanRule> default_tensor_parallel_rules() {

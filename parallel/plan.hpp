@@ -109,6 +109,11 @@ class ResolvedPlan {
                                         const std::vector<PlanParameter>& parameters,
                                         const PlanAxes& axes, int ranks);
 
+/// The first of the rules' patterns that matches none of `names`. Throws UsageError for a rule that
+/// is not a regular expression.
+[[nodiscard]] std::optional<std::string> first_unmatched_pattern(
+    const std::vector<PlanRule>& rules, const std::vector<std::string>& names);
+
 /// The table for the decoder and encoder blocks of every built-in architecture, under their Hugging
 /// Face names. Parts of fused tensors are "NAME[query]", "NAME[key]", "NAME[value]", "NAME[heads]".
 [[nodiscard]] std::vector<PlanRule> default_tensor_parallel_rules();

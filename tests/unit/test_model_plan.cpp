@@ -154,6 +154,20 @@ TEST(ModelPlan, BiasesCutDifferentlyFromTheirFeaturesAreRefused) {
   EXPECT_THROW(ModelPlan(preset_config("roberta-base"), tensor_layout(2), rules), UsageError);
 }
 
+TEST(ModelPlan, PatternsOfOtherArchitecturesAreFineAndMistakesAreNot) {
+  std::vector<PlanRule> rules = default_tensor_parallel_rules();
+  for (const char* preset : {"llama-7b", "starcoder", "roberta-base"}) {
+    for (const int ranks : {1, 2}) {
+      EXPECT_NO_THROW(ModelPlan(preset_config(preset), tensor_layout(ranks), rules));
+    }
+  }
+  rules.push_back(
+      {R"(model\.layers\.\d+\.self_attn\.q_prj\.weight)", ShardStyle::column, "query_heads"});
+  for (const int ranks : {1, 2}) {
+    EXPECT_THROW(ModelPlan(preset_config("llama-7b"), tensor_layout(ranks), rules), UsageError);
+  }
+}
+
 TEST(SequenceSharding, RunsOfAllRanksCoverTheSequenceOnce) {
   for (const std::int64_t length : {1, 2, 5, 7, 8, 64, 257, 6998}) {
     for (int ranks = 1; ranks <= 5; ++ranks) {
