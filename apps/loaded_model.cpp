@@ -19,7 +19,8 @@ LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& option
                   .weights = *weights,
                   .dtype = options.dtype.value_or(config.common().dtype.value_or(DType::f32)),
                   .device = runtime.device(),
-                  .maximum_length = longest});
+                  .maximum_length = longest,
+                  .quantization = options.quantization});
   loaded.seconds = stopwatch.seconds();
   return loaded;
 }

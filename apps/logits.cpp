@@ -7,10 +7,10 @@
 #include <optional>
 
 #include "apps/collective_run.hpp"
+#include "apps/loaded_model.hpp"
 #include "core/error.hpp"
 #include "core/ops.hpp"
 #include "core/safetensors_writer.hpp"
-#include "models/registry.hpp"
 
 namespace portolan {
 namespace {
@@ -163,25 +163,15 @@ class LogitsRun {
 void run_logits(const LogitsRequest& request) {
   // Everything that a file or an option can get wrong is found before ranks start to work together.
   const Checkpoint checkpoint(request.model);
-  const CommonConfig& config = checkpoint.config().common();
   require(request.ids.has_value() != request.input.has_value(),
           "logits needs either --ids or --input");
   const TokenBatch batch =
       request.ids ? parse_token_ids(*request.ids) : read_token_batch(*request.input);
-  check_ids(batch, config.vocab_size);
-  const DType dtype = request.common.dtype.value_or(config.dtype.value_or(DType::f32));
+  check_ids(batch, checkpoint.config().common().vocab_size);
 
   const auto work = [&](Runtime& runtime) {
-    const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
-    const ParallelContext context(runtime.world(), layout);
-    const std::unique_ptr<WeightSource> weights = make_checkpoint_weights(checkpoint);
-    const std::unique_ptr<Model> model = make_model({.plan = ModelPlan(checkpoint.config(), layout),
-                                                     .context = context,
-                                                     .weights = *weights,
-                                                     .dtype = dtype,
-                                                     .device = runtime.device(),
-                                                     .maximum_length = batch.length});
-    LogitsRun(request, batch, *model, runtime.world().rank() == 0).run();
+    const LoadedModel loaded = load_model(checkpoint, request.common, batch.length, runtime);
+    LogitsRun(request, batch, *loaded.model, runtime.world().rank() == 0).run();
     runtime.world().barrier();
   };
   run_collectively({.device = request.common.device,
