@@ -62,12 +62,16 @@ Evaluation evaluate(const Model& model, const std::vector<std::int32_t>& ids, st
   return evaluation;
 }
 
-void print(const Evaluation& evaluation, std::size_t bytes, std::int64_t window, bool json) {
+void print(const Evaluation& evaluation, std::size_t bytes, std::int64_t window, const Model& model,
+           const CommonOptions& options) {
   const double loss = evaluation.mean_loss();
   const double bits_per_byte =
       evaluation.loss / std::log(2.0) / static_cast<double>(std::max<std::size_t>(1, bytes));
-  if (json) {
+  if (options.json) {
     const nlohmann::ordered_json document{
+        {"dtype", name_of(model.dtype())},
+        {"quantize", name_of(options.quantization)},
+        {"weight_bytes_per_rank", model.weight_bytes()},
         {"perplexity", std::exp(loss)},
         {"loss", loss},
         {"bits_per_byte", bits_per_byte},
@@ -119,7 +123,8 @@ void run(const EvalRequest& request) {
                      const std::int64_t window =
                          std::min(request.sequence_length, loaded.model->maximum_length());
                      const Evaluation evaluation = evaluate(*loaded.model, ids, window, progress);
-                     if (is_root) print(evaluation, text.size(), window, request.common.json);
+                     if (is_root)
+                       print(evaluation, text.size(), window, *loaded.model, request.common);
                      runtime.world().barrier();
                    });
 }
@@ -142,7 +147,11 @@ void add_eval_command(CLI::App& application) {
   add_mesh_options(*command, request->common);
   add_quantize_option(*command, request->common);
   add_output_options(*command, request->common);
-  command->footer("Example:\n  portolan eval --model DIR --data /usr/share/common-licenses/GPL-3");
+  command->footer(
+      "Without a tokenizer, a model of 256 tokens reads bytes.\n"
+      "Examples:\n"
+      "  portolan eval --model DIR --data /usr/share/common-licenses/GPL-3\n"
+      "  portolan eval --model DIR --data FILE --quantize int8");
   command->callback([request] { run(*request); });
 }
 
