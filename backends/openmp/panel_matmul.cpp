@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "backends/openmp/blocks.hpp"
+#include "backends/openmp/simd/bf16_row.hpp"
 #include "backends/openmp/simd/kernels.hpp"
 #include "core/error.hpp"
 
@@ -61,7 +62,7 @@ void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, cons
                      0, 1);
                  product.panel = own;
                }
-               simd::multiply_panel(product);
+               if (!simd::multiply_bf16_row(product)) simd::multiply_panel(product);
              });
 }
 
