@@ -32,6 +32,7 @@ struct Request {
   std::string preset = "llama-1b";
   std::optional<std::int64_t> layers;
   std::vector<std::string> dtypes;
+  std::vector<std::string> quantizations = {"none"};
   GenerationCase setting;
   std::vector<bool> caches = {true};
   std::optional<std::string> out;
@@ -39,6 +40,7 @@ struct Request {
 
 struct Row {
   std::string dtype;
+  Quantization quantization = Quantization::none;
   bool use_cache = true;
   GenerationTimes times;
 };
@@ -54,18 +56,22 @@ std::vector<Row> measure(const Request& request, const Runtime& runtime) {
   const ParallelContext context(runtime.world(), layout);
   std::vector<Row> rows;
   for (const std::string& dtype : request.dtypes) {
-    const std::unique_ptr<WeightSource> weights = make_random_weights(request.common.seed);
-    const std::unique_ptr<Model> model =
-        make_model({.plan = ModelPlan(config, layout),
-                    .context = context,
-                    .weights = *weights,
-                    .dtype = dtype_from_name(dtype),
-                    .device = runtime.device(),
-                    .maximum_length = request.setting.prompt_tokens + request.setting.new_tokens});
-    for (const bool use_cache : request.caches) {
-      GenerationCase setting = request.setting;
-      setting.use_cache = use_cache;
-      rows.push_back({dtype, use_cache, measure_generation(*model, setting)});
+    for (const std::string& name : request.quantizations) {
+      const Quantization quantization = quantization_from_name(name);
+      const std::unique_ptr<WeightSource> weights = make_random_weights(request.common.seed);
+      const std::unique_ptr<Model> model =
+          make_model({.plan = ModelPlan(config, layout),
+                      .context = context,
+                      .weights = *weights,
+                      .dtype = dtype_from_name(dtype),
+                      .device = runtime.device(),
+                      .maximum_length = request.setting.prompt_tokens + request.setting.new_tokens,
+                      .quantization = quantization});
+      for (const bool use_cache : request.caches) {
+        GenerationCase setting = request.setting;
+        setting.use_cache = use_cache;
+        rows.push_back({dtype, quantization, use_cache, measure_generation(*model, setting)});
+      }
     }
   }
   return rows;
@@ -76,6 +82,7 @@ nlohmann::ordered_json to_json(const Row& row, int ranks) {
   const SampleSummary token = summary_of(times.token_s);
   return {
       {"dtype", row.dtype},
+      {"quantize", name_of(row.quantization)},
       {"cache", row.use_cache},
       {"batch", times.batch},
       {"prompt_tokens", times.prompt_tokens},
@@ -91,14 +98,16 @@ nlohmann::ordered_json to_json(const Row& row, int ranks) {
 
 std::string table(const std::vector<Row>& rows, int ranks) {
   std::string text =
-      "dtype  cache  prompt tok/s  of products  ms/token       min       p80  tokens/s  GB/s read  "
+      "dtype  weights  cache  prompt tok/s  of products  ms/token       min       p80  tokens/s  "
+      "GB/s read  "
       "limit GB/s  share\n";
   for (const Row& row : rows) {
     const GenerationTimes& times = row.times;
     const double prompt = summary_of(times.prompt_s).median;
     const SampleSummary token = summary_of(times.token_s);
     text +=
-        fmt::format("{:<5}  {:<5}  {:>12}  {:>11}  {:>8}  {:>8}  {:>8}  {:>8}", row.dtype,
+        fmt::format("{:<5}  {:<7}  {:<5}  {:>12}  {:>11}  {:>8}  {:>8}  {:>8}  {:>8}", row.dtype,
+                    row.quantization == Quantization::none ? row.dtype : name_of(row.quantization),
                     row.use_cache ? "on" : "off",
                     number_text(static_cast<double>(times.prompt_tokens * times.batch) / prompt),
                     percent_text(summary_of(times.prompt_products_s).median / prompt),
@@ -179,6 +188,10 @@ CLI::App* add_command(CLI::App& bench, const char* name, const char* description
       [r](const std::string& text) {
         r->dtypes = parse_names("--dtypes", text, {"f32", "bf16", "f16"});
       });
+  add("--quantize", "Weights as they are or as integers: of none, int8, int4 (default none)", "A,B",
+      [r](const std::string& text) {
+        r->quantizations = parse_names("--quantize", text, {"none", "int8", "int4"});
+      });
   add_count("--prompt", "Tokens of a prompt", &r->setting.prompt_tokens);
   add_count("--tokens", "New tokens", &r->setting.new_tokens);
   add_count("--batch", "Sequences", &r->setting.batch);
@@ -209,6 +222,7 @@ void add_bench_decode_command(CLI::App& bench) {
           "the share of a prompt's time that its matrix products alone take.\n"
           "Examples:\n"
           "  portolan bench decode --prompt 128 --tokens 64\n"
+          "  portolan bench decode --dtypes bf16 --quantize none,int8,int4\n"
           "  mpirun -n 2 portolan bench decode --parallel tp --preset llama-7b --layers 4");
 }
 

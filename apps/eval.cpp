@@ -4,8 +4,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -60,12 +62,16 @@ Evaluation evaluate(const Model& model, const std::vector<std::int32_t>& ids, st
   return evaluation;
 }
 
-void print(const Evaluation& evaluation, std::size_t bytes, std::int64_t window, bool json) {
+void print(const Evaluation& evaluation, std::size_t bytes, std::int64_t window, const Model& model,
+           const CommonOptions& options) {
   const double loss = evaluation.mean_loss();
   const double bits_per_byte =
       evaluation.loss / std::log(2.0) / static_cast<double>(std::max<std::size_t>(1, bytes));
-  if (json) {
+  if (options.json) {
     const nlohmann::ordered_json document{
+        {"dtype", name_of(model.dtype())},
+        {"quantize", name_of(options.quantization)},
+        {"weight_bytes_per_rank", model.weight_bytes()},
         {"perplexity", std::exp(loss)},
         {"loss", loss},
         {"bits_per_byte", bits_per_byte},
@@ -81,13 +87,26 @@ void print(const Evaluation& evaluation, std::size_t bytes, std::int64_t window,
       std::exp(loss), loss, bits_per_byte, evaluation.scored, window);
 }
 
+/// By the folder's tokenizer; without one, a model of 256 tokens reads bytes, as it was trained to.
+std::vector<std::int32_t> tokens_of(const std::string& text, const std::string& folder,
+                                    const ModelConfig& config) {
+  constexpr std::int64_t kByteValues = 256;
+  if (config.common().vocab_size == kByteValues && !find_tokenizer(folder)) {
+    const auto bytes = std::as_bytes(std::span(text));
+    std::vector<std::int32_t> ids;
+    ids.reserve(bytes.size());
+    for (const std::byte byte : bytes) ids.push_back(std::to_integer<std::int32_t>(byte));
+    return ids;
+  }
+  return load_tokenizer(folder).encode(text);
+}
+
 void run(const EvalRequest& request) {
   const Checkpoint checkpoint(request.model);
   require(request.sequence_length >= 2, "--seq-len: expected a number from 2 on, found {}",
           request.sequence_length);
-  const Tokenizer tokenizer = load_tokenizer(request.model);
   const std::string text = read_text_file(request.data, kLargestText);
-  const std::vector<std::int32_t> ids = tokenizer.encode(text);
+  const std::vector<std::int32_t> ids = tokens_of(text, request.model, checkpoint.config());
   require(ids.size() > 1, "{}: expected a text of at least two tokens, found {}", request.data,
           ids.size());
 
@@ -104,7 +123,8 @@ void run(const EvalRequest& request) {
                      const std::int64_t window =
                          std::min(request.sequence_length, loaded.model->maximum_length());
                      const Evaluation evaluation = evaluate(*loaded.model, ids, window, progress);
-                     if (is_root) print(evaluation, text.size(), window, request.common.json);
+                     if (is_root)
+                       print(evaluation, text.size(), window, *loaded.model, request.common);
                      runtime.world().barrier();
                    });
 }
@@ -114,7 +134,7 @@ void run(const EvalRequest& request) {
 void add_eval_command(CLI::App& application) {
   CLI::App* command = application.add_subcommand("eval", "Perplexity of a causal model on a text");
   const auto request = std::make_shared<EvalRequest>();
-  command->add_option("--model", request->model, "Folder with a tokenizer")
+  command->add_option("--model", request->model, "Folder of the model")
       ->required()
       ->type_name("DIR");
   command->add_option("--data", request->data, "Text")->required()->type_name("FILE");
@@ -125,8 +145,13 @@ void add_eval_command(CLI::App& application) {
   add_run_options(*command, request->common);
   add_link_option(*command, request->common);
   add_mesh_options(*command, request->common);
+  add_quantize_option(*command, request->common);
   add_output_options(*command, request->common);
-  command->footer("Example:\n  portolan eval --model DIR --data /usr/share/common-licenses/GPL-3");
+  command->footer(
+      "Without a tokenizer, a model of 256 tokens reads bytes.\n"
+      "Examples:\n"
+      "  portolan eval --model DIR --data /usr/share/common-licenses/GPL-3\n"
+      "  portolan eval --model DIR --data FILE --quantize int8");
   command->callback([request] { run(*request); });
 }
 

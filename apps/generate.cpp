@@ -209,7 +209,9 @@ class GenerateRun {
           std::vector<double>(token_seconds_.begin() + 1, token_seconds_.end());
     }
     timings["tokens_per_second"] = static_cast<double>(generated) / seconds_;
-    return {{"sequences", std::move(sequences)}, {"timings", std::move(timings)}};
+    return {{"sequences", std::move(sequences)},
+            {"quantize", name_of(request_.common.quantization)},
+            {"timings", std::move(timings)}};
   }
 
   GenerateRequest request_;

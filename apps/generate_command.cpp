@@ -64,6 +64,7 @@ void add_generate_command(CLI::App& application) {
   add_run_options(*command, r->common);
   add_link_option(*command, r->common);
   add_mesh_options(*command, r->common);
+  add_quantize_option(*command, r->common);
   add_output_options(*command, r->common);
   command->footer(
       "Examples:\n"

@@ -12,6 +12,7 @@
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
 #include "core/error.hpp"
+#include "core/quantization.hpp"
 #include "parallel/gather_values.hpp"
 #include "runtime/runtime.hpp"
 #include "runtime/topology.hpp"
@@ -27,6 +28,7 @@ nlohmann::ordered_json describe_machine_and_build() {
   nlohmann::ordered_json info;
   info["portolan"] = to_json(build);
   info["devices"] = build.devices;
+  info["quantization"] = {name_of(Quantization::int8), name_of(Quantization::int4)};
   info["libraries"] = build.libraries;
   info["machine"] = to_json(machine);
   info["topology"] = topology;

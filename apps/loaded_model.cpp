@@ -6,9 +6,19 @@
 #include "core/timer.hpp"
 
 namespace portolan {
+namespace {
+
+/// A lower bound: matrices that stay in the model's dtype count as integers, too.
+std::int64_t weight_bytes(const ModelPlan& plan, int rank, DType dtype, Quantization quantization) {
+  if (quantization == Quantization::none) return plan.weight_bytes(rank, dtype);
+  const std::int64_t bytes = plan.weight_bytes(rank, DType::u8);
+  return quantization == Quantization::int4 ? bytes / 2 : bytes;
+}
+
+}  // namespace
 
 LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& options,
-                       std::int64_t longest, const Runtime& runtime) {
+                       std::int64_t longest, const Runtime& runtime, std::int64_t batch) {
   const Stopwatch stopwatch;
   const ModelConfig& config = checkpoint.config();
   const ParallelLayout layout = choose_layout(options, runtime.world().size());
@@ -17,7 +27,8 @@ LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& option
   const DType dtype = options.dtype.value_or(config.common().dtype.value_or(DType::f32));
   const int rank = runtime.world().rank();
   require_memory(runtime.world(), runtime.device(),
-                 {plan.weight_bytes(rank, dtype), plan.activation_bytes(rank, 1, longest, dtype)});
+                 {weight_bytes(plan, rank, dtype, options.quantization),
+                  plan.activation_bytes(rank, batch, longest, dtype)});
   loaded.context = std::make_unique<ParallelContext>(runtime.world(), layout);
   const std::unique_ptr<WeightSource> weights = make_checkpoint_weights(checkpoint);
   LoadingProgress loading(*weights, plan.parameters().elements(loaded.context->tensor().rank()),
@@ -27,7 +38,8 @@ LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& option
                              .weights = loading,
                              .dtype = dtype,
                              .device = runtime.device(),
-                             .maximum_length = longest});
+                             .maximum_length = longest,
+                             .quantization = options.quantization});
   loaded.seconds = stopwatch.seconds();
   return loaded;
 }

@@ -18,9 +18,11 @@ struct LoadedModel {
   double seconds = 0.0;  ///< that loading took
 };
 
-/// Loads this rank's shards for sequences up to `longest` tokens, in the dtype and layout that the
-/// options ask for. Collective.
+/// Loads this rank's shards for `batch` sequences of up to `longest` tokens, in the dtype and
+/// layout that the options ask for. Throws OutOfMemoryError before loading what cannot fit.
+/// Collective.
 [[nodiscard]] LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& options,
-                                     std::int64_t longest, const Runtime& runtime);
+                                     std::int64_t longest, const Runtime& runtime,
+                                     std::int64_t batch = 1);
 
 }  // namespace portolan

@@ -7,12 +7,10 @@
 #include <optional>
 
 #include "apps/collective_run.hpp"
-#include "apps/loading_progress.hpp"
-#include "apps/memory_check.hpp"
+#include "apps/loaded_model.hpp"
 #include "core/error.hpp"
 #include "core/ops.hpp"
 #include "core/safetensors_writer.hpp"
-#include "models/registry.hpp"
 #include "models/tokenizers/tokenizer.hpp"
 
 namespace portolan {
@@ -70,16 +68,12 @@ Tensor gather_state(const Model& model, const Tensor& state, std::int64_t length
   return ops::to_host(whole);
 }
 
-MemoryNeed memory_need(const ModelPlan& plan, int rank, DType dtype, const TokenBatch& batch) {
-  // Rows of one length run together; those of the greatest length do in any case.
+/// Rows of one length run together; those of the greatest length do in any case.
+std::int64_t rows_of_greatest_length(const TokenBatch& batch) {
   std::int64_t longest = 0;
-  for (const TokenBatch::Row& row : batch.rows) {
-    longest = std::max(longest, static_cast<std::int64_t>(row.ids.size()));
-  }
-  const auto rows = std::count_if(
-      batch.rows.begin(), batch.rows.end(),
-      [longest](const TokenBatch::Row& row) { return std::ssize(row.ids) == longest; });
-  return {plan.weight_bytes(rank, dtype), plan.activation_bytes(rank, rows, longest, dtype)};
+  for (const TokenBatch::Row& row : batch.rows) longest = std::max(longest, std::ssize(row.ids));
+  return std::ranges::count_if(
+      batch.rows, [longest](const TokenBatch::Row& row) { return std::ssize(row.ids) == longest; });
 }
 
 TokenBatch read_tokens(const LogitsRequest& request) {
@@ -200,28 +194,14 @@ class LogitsRun {
 void run_logits(const LogitsRequest& request) {
   // Everything that a file or an option can get wrong is found before ranks start to work together.
   const Checkpoint checkpoint(request.model);
-  const CommonConfig& config = checkpoint.config().common();
   const TokenBatch batch = read_tokens(request);
-  check_ids(batch, config.vocab_size);
+  check_ids(batch, checkpoint.config().common().vocab_size);
   check_lengths(batch, outline_of(checkpoint.config()));
-  const DType dtype = request.common.dtype.value_or(config.dtype.value_or(DType::f32));
 
   const auto work = [&](Runtime& runtime) {
-    const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
-    const ParallelContext context(runtime.world(), layout);
-    const std::unique_ptr<WeightSource> weights = make_checkpoint_weights(checkpoint);
-    const ModelPlan plan(checkpoint.config(), layout);
-    const int rank = runtime.world().rank();
-    require_memory(runtime.world(), runtime.device(), memory_need(plan, rank, dtype, batch));
-    LoadingProgress loading(*weights, plan.parameters().elements(context.tensor().rank()),
-                            request.common.quiet || rank != 0);
-    const std::unique_ptr<Model> model = make_model({.plan = plan,
-                                                     .context = context,
-                                                     .weights = loading,
-                                                     .dtype = dtype,
-                                                     .device = runtime.device(),
-                                                     .maximum_length = batch.length});
-    LogitsRun(request, batch, *model, rank == 0).run();
+    const LoadedModel loaded = load_model(checkpoint, request.common, batch.length, runtime,
+                                          rows_of_greatest_length(batch));
+    LogitsRun(request, batch, *loaded.model, runtime.world().rank() == 0).run();
     runtime.world().barrier();
   };
   run_collectively({.device = request.common.device,

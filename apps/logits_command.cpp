@@ -32,6 +32,7 @@ void add_logits_command(CLI::App& application) {
   add_run_options(*command, request->common);
   add_link_option(*command, request->common);
   add_mesh_options(*command, request->common);
+  add_quantize_option(*command, request->common);
   add_output_options(*command, request->common);
   command->footer(
       "Examples:\n"

@@ -92,6 +92,15 @@ void add_layout_options(CLI::App& command, CommonOptions& options) {
                    "With --tp: shard activations between the blocks along the sequence");
 }
 
+void add_quantize_option(CLI::App& command, CommonOptions& options) {
+  add_text_option(command, "--quantize",
+                  "Weights as integers: none, int8 or int4 (default none); made while loading",
+                  "FORM", [&options](const std::string& text) {
+                    require_one_of("--quantize", text, {"none", "int8", "int4"});
+                    options.quantization = quantization_from_name(text);
+                  });
+}
+
 void add_output_options(CLI::App& command, CommonOptions& options) {
   command.add_flag("--quiet,-q", options.quiet, "No progress on stderr");
   command.add_flag("--json", options.json, "One JSON document on stdout, and nothing else");

@@ -11,6 +11,7 @@
 
 #include "core/device.hpp"
 #include "core/dtype.hpp"
+#include "core/quantization.hpp"
 #include "models/parallel_context.hpp"
 
 namespace CLI {
@@ -32,7 +33,8 @@ struct CommonOptions {
   std::optional<int> context_parallel;   ///< --cp
   bool sequence_parallel = false;
   std::uint64_t seed = 0;
-  LinkEmulation link;          ///< --emulate-link
+  Quantization quantization = Quantization::none;  ///< --quantize
+  LinkEmulation link;                              ///< --emulate-link
   std::optional<int> threads;  ///< absent: OMP_NUM_THREADS, else cores / local ranks
   bool quiet = false;
   bool json = false;
@@ -46,6 +48,8 @@ void add_link_option(CLI::App& command, CommonOptions& options);
 void add_layout_options(CLI::App& command, CommonOptions& options);
 /// --dtype and those.
 void add_mesh_options(CLI::App& command, CommonOptions& options);
+/// --quantize, of commands that run a model without training it.
+void add_quantize_option(CLI::App& command, CommonOptions& options);
 /// --quiet, --json.
 void add_output_options(CLI::App& command, CommonOptions& options);
 

@@ -230,7 +230,7 @@ class Backend {
                                                DType dtype) = 0;
   /// Writes output features [first_row, first_row + rows.dim(0)) of a packed weight from plain rows
   /// [n, in]. first_row is a multiple of kPanelWidth; n too, except at the last feature. The
-  /// padding of the panels it touches is zeroed.
+  /// padding of the panels it touches is zeroed. A quantized weight gets the rows quantized.
   virtual void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight) = 0;
   /// out = x W^T, or out += x W^T. x [n, in], out [n, out], rows may be strided; dtype of out is
   /// that of x, or f32.

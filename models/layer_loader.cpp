@@ -14,7 +14,7 @@ std::string bias_of(std::string weight) {
 LayerLoader::LayerLoader(const ModelSetup& setup)
     : setup_(setup),
       shards_(setup.plan.parameters(), setup.context.tensor().rank(), setup.weights, setup.dtype,
-              setup.device, setup.use) {}
+              setup.device, setup.use, setup.quantization) {}
 
 VocabularyParallelEmbedding LayerLoader::embedding() {
   const std::string& table = setup_.plan.outline().embedding;

@@ -25,6 +25,8 @@ struct ModelSetup {
   Device device;
   std::int64_t maximum_length = 0;  ///< of a sequence
   ParameterUse use = ParameterUse::inference;
+  /// Of the matrices of products, a tied head left out. For inference only.
+  Quantization quantization = Quantization::none;
 };
 
 /// A transformer of any architecture: embedding, blocks, head. One source for every device and

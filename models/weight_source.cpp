@@ -73,6 +73,20 @@ std::unique_ptr<WeightSource> make_checkpoint_weights(const Checkpoint& checkpoi
   return std::make_unique<CheckpointWeights>(checkpoint);
 }
 
+ShardLoader::ShardLoader(const ResolvedPlan& plan, int rank, WeightSource& source, DType dtype,
+                         Device device, ParameterUse use, Quantization quantization)
+    : plan_(plan),
+      rank_(rank),
+      source_(source),
+      dtype_(dtype),
+      device_(device),
+      use_(use),
+      quantization_(quantization) {
+  require(use == ParameterUse::inference || quantization == Quantization::none,
+          "{} weights are for inference only: training needs them as they are",
+          name_of(quantization));
+}
+
 void ShardLoader::read_rows(const std::string& name, const Tensor& out) const {
   const ShardRange& block = range(name);
   const std::int64_t step = rows_per_chunk(block.columns(), out.dtype());
@@ -121,28 +135,39 @@ ParameterPointer ShardLoader::stacked(const std::vector<std::string>& names) {
     segments.push_back({name, outputs, outputs + range(name).rows()});
     outputs += range(name).rows();
   }
+  const Weight weight = allocate_product(outputs, columns);
+  read_stacked(names, weight);
   if (use_ == ParameterUse::training) {
-    products_.push_back(
-        keep(std::move(segments), read_stacked(names, outputs, DType::f32, false).storage()));
+    products_.push_back(keep(std::move(segments), weight.storage()));
     return products_.back();
   }
-  const bool pack =
-      outputs > 0 && columns > 0 &&
-      backend_of(device_).packed_layout(outputs, columns, dtype_) == WeightLayout::panels;
-  products_.push_back(
-      std::make_shared<Parameter>(std::move(segments), read_stacked(names, outputs, dtype_, pack)));
+  products_.push_back(std::make_shared<Parameter>(std::move(segments), weight));
   loaded_.push_back(products_.back());
   return loaded_.back();
 }
 
-Weight ShardLoader::read_stacked(const std::vector<std::string>& names, std::int64_t outputs,
-                                 DType dtype, bool pack) const {
-  const std::int64_t columns = range(names.front()).columns();
-  const Weight weight = pack ? backend_of(device_).allocate_packed(outputs, columns, dtype)
-                             : Weight::plain(Tensor::empty({outputs, columns}, dtype, device_));
-  const std::int64_t step = rows_per_chunk(columns, dtype);
+Weight ShardLoader::allocate_product(std::int64_t outputs, std::int64_t inputs) const {
+  if (use_ == ParameterUse::inference && outputs > 0 && inputs > 0) {
+    if (quantization_ != Quantization::none) {
+      return Weight::quantized(outputs, inputs, quantization_, device_);
+    }
+    Backend& backend = backend_of(device_);
+    if (backend.packed_layout(outputs, inputs, dtype_) == WeightLayout::panels) {
+      return backend.allocate_packed(outputs, inputs, dtype_);
+    }
+  }
+  return Weight::plain(Tensor::empty({outputs, inputs}, plain_dtype(), device_));
+}
+
+void ShardLoader::read_stacked(const std::vector<std::string>& names, const Weight& weight) const {
+  const bool pack = weight.layout() == WeightLayout::panels;
+  const std::int64_t outputs = weight.out_features();
+  // Integers are made from the source's values, not from what the model's dtype leaves of them.
+  const DType dtype = weight.is_quantized() ? DType::f32 : plain_dtype();
+  const std::int64_t step = rows_per_chunk(weight.in_features(), dtype);
   const Tensor scratch =
-      pack ? Tensor::empty({std::min(step, outputs), columns}, dtype, device_) : Tensor();
+      pack ? Tensor::empty({std::min(step, outputs), weight.in_features()}, dtype, device_)
+           : Tensor();
 
   for (std::int64_t begin = 0; begin < outputs; begin += step) {
     const std::int64_t end = std::min(begin + step, outputs);
@@ -161,7 +186,6 @@ Weight ShardLoader::read_stacked(const std::vector<std::string>& names, std::int
     }
     if (pack) ops::pack_rows(chunk, begin, weight);
   }
-  return weight;
 }
 
 }  // namespace portolan

@@ -37,17 +37,18 @@ enum class ParameterUse { inference, training };
 /// beside what it returns.
 class ShardLoader {
  public:
-  /// `dtype` is what the model computes in; masters of trained parameters are f32.
+  /// `dtype` is what the model computes in; masters of trained parameters are f32. Quantized
+  /// matrices are for inference: UsageError otherwise. A rank quantizes its shard, so that the
+  /// scale of an output whose inputs are dealt to several ranks is on each that of its own inputs.
   ShardLoader(const ResolvedPlan& plan, int rank, WeightSource& source, DType dtype, Device device,
-              ParameterUse use)
-      : plan_(plan), rank_(rank), source_(source), dtype_(dtype), device_(device), use_(use) {}
+              ParameterUse use, Quantization quantization = Quantization::none);
 
   /// A norm weight or an embedding table: plain, [rows] or [rows, columns].
   [[nodiscard]] ParameterPointer plain(const std::string& name);
   /// Vectors one after the other: the biases of what `stacked` loads.
   [[nodiscard]] ParameterPointer joined(const std::vector<std::string>& names);
   /// For a product by several matrices stacked on their output features (fused q, k, v): packed if
-  /// it is for inference.
+  /// it is for inference, and quantized if that was asked for.
   [[nodiscard]] ParameterPointer stacked(const std::vector<std::string>& names);
 
   [[nodiscard]] const ShardRange& range(const std::string& name) const {
@@ -65,8 +66,9 @@ class ShardLoader {
   [[nodiscard]] DType plain_dtype() const {
     return use_ == ParameterUse::training ? DType::f32 : dtype_;
   }
-  [[nodiscard]] Weight read_stacked(const std::vector<std::string>& names, std::int64_t outputs,
-                                    DType dtype, bool pack) const;
+  /// Without values.
+  [[nodiscard]] Weight allocate_product(std::int64_t outputs, std::int64_t inputs) const;
+  void read_stacked(const std::vector<std::string>& names, const Weight& weight) const;
 
   const ResolvedPlan& plan_;
   int rank_;
@@ -74,6 +76,7 @@ class ShardLoader {
   DType dtype_;
   Device device_;
   ParameterUse use_;
+  Quantization quantization_;
   std::vector<ParameterPointer> products_;
   std::vector<ParameterPointer> loaded_;
 };

@@ -21,20 +21,6 @@ constexpr std::int64_t kMinimumElementsToPack = std::int64_t{1} << 20;
 /// threads, which makes bits depend on their number; in blocks of so many it does not.
 constexpr std::int64_t kTransposedTerms = 1024;
 
-Tensor scratch(const ProductContext& context, const Shape& shape, DType dtype) {
-  const auto bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
-  return Tensor(context.backend.allocator().allocate(bytes), 0, shape, dtype,
-                context.backend.device());
-}
-
-/// The matrix itself or a copy: oneDNN's fast implementations want dense operands.
-Tensor dense(const ProductContext& context, const Tensor& matrix, DType dtype) {
-  if (matrix.is_contiguous() && matrix.dtype() == dtype) return matrix;
-  const Tensor result = scratch(context, matrix.shape(), dtype);
-  context.backend.copy(matrix, result);
-  return result;
-}
-
 /// B [k, n] as the packed weight [n, k].
 Weight pack(const ProductContext& context, const Tensor& b, DType dtype) {
   const std::int64_t in = b.dim(0);
@@ -100,6 +86,19 @@ void multiply(const ProductContext& context, const Tensor& a, bool transpose_a, 
 }
 
 }  // namespace
+
+Tensor scratch(const ProductContext& context, const Shape& shape, DType dtype) {
+  const auto bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
+  return Tensor(context.backend.allocator().allocate(bytes), 0, shape, dtype,
+                context.backend.device());
+}
+
+Tensor dense(const ProductContext& context, const Tensor& matrix, DType dtype) {
+  if (matrix.is_contiguous() && matrix.dtype() == dtype) return matrix;
+  const Tensor result = scratch(context, matrix.shape(), dtype);
+  context.backend.copy(matrix, result);
+  return result;
+}
 
 void general_product(const ProductContext& context, const Tensor& a, bool transpose_a,
                      const Tensor& b, bool transpose_b, const Tensor& out, bool accumulate) {

@@ -14,6 +14,10 @@ struct ProductContext {
   OneDnnMatmul& onednn;
 };
 
+[[nodiscard]] Tensor scratch(const ProductContext& context, const Shape& shape, DType dtype);
+/// The matrix itself or a copy: oneDNN's fast implementations want dense operands.
+[[nodiscard]] Tensor dense(const ProductContext& context, const Tensor& matrix, DType dtype);
+
 /// Backend::product: by oneDNN, in f32 or, where the CPU has such products and both operands are of
 /// that dtype, in bf16. On CPUs for which oneDNN has no fast products, by panel_matmul.
 void general_product(const ProductContext& context, const Tensor& a, bool transpose_a,

@@ -11,6 +11,7 @@
 #include "backends/openmp/general_product.hpp"
 #include "backends/openmp/onednn_matmul.hpp"
 #include "backends/openmp/panel_matmul.hpp"
+#include "backends/openmp/quantized_matmul.hpp"
 #include "backends/openmp/simd/kernels.hpp"
 #include "backends/openmp/training_operations.hpp"
 #include "backends/portable/host_memory.hpp"
@@ -342,24 +343,29 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
   }
 
   void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight) override {
-    const std::int64_t panel_bytes = kPanelWidth *
-                                     padded_in_features(weight.in_features(), weight.dtype()) *
-                                     static_cast<std::int64_t>(size_of(weight.dtype()));
+    if (weight.is_quantized()) {
+      openmp::quantize_rows(space(), rows, first_row, weight);
+      return;
+    }
+    const std::int64_t bytes = panel_bytes(weight);
     const simd::PackPanels arguments{
         .source_dtype = rows.dtype(),
         .weight_dtype = weight.dtype(),
         .rows = rows.raw(),
-        .panels = weight.storage().raw() + first_row / kPanelWidth * panel_bytes,
+        .panels = weight.storage().raw() + first_row / kPanelWidth * bytes,
         .row_stride = rows.strides()[0],
         .row_count = rows.dim(0),
         .in_features = weight.in_features()};
-    openmp::for_blocks(space(), "Portolan::Matmul::pack", panel_count(rows.dim(0)),
-                       openmp::block_items(panel_bytes), [&](std::int64_t begin, std::int64_t end) {
-                         simd::pack_panels(arguments, begin, end);
-                       });
+    openmp::for_blocks(
+        space(), "Portolan::Matmul::pack", panel_count(rows.dim(0)), openmp::block_items(bytes),
+        [&](std::int64_t begin, std::int64_t end) { simd::pack_panels(arguments, begin, end); });
   }
 
   void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) override {
+    if (weight.is_quantized()) {
+      openmp::quantized_matmul(products(), x, weight, out, accumulate);
+      return;
+    }
     if (!is_fast(x, weight)) {
       openmp::panel_matmul(space(), allocator(), x, weight, out, accumulate);
       return;
@@ -385,11 +391,12 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
 
   void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
                const Tensor& out, bool accumulate) override {
-    openmp::general_product({*this, space(), onednn_}, a, transpose_a, b, transpose_b, out,
-                            accumulate);
+    openmp::general_product(products(), a, transpose_a, b, transpose_b, out, accumulate);
   }
 
  private:
+  [[nodiscard]] openmp::ProductContext products() { return {*this, space(), onednn_}; }
+
   [[nodiscard]] bool exceeds_cache(const Tensor& out) const {
     return out.bytes() > last_level_cache_;
   }
@@ -432,6 +439,7 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
   }
 
   [[nodiscard]] bool is_fast(const Tensor& x, const Weight& weight) const {
+    if (weight.is_quantized()) return false;
     // x is never rounded: a weight in fewer bits, or in other 16 bits, is widened instead.
     const bool widens_weight = weight.dtype() != x.dtype() && weight.dtype() != DType::f32;
     const bool strided_weight =

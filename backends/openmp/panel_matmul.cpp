@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "backends/openmp/blocks.hpp"
+#include "backends/openmp/simd/bf16_row.hpp"
 #include "backends/openmp/simd/kernels.hpp"
 #include "core/error.hpp"
 
@@ -21,12 +22,13 @@ void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, cons
   const auto bytes_of = [](std::int64_t elements, DType dtype) {
     return elements * static_cast<std::int64_t>(size_of(dtype));
   };
-  const std::int64_t panel_bytes =
-      bytes_of(kPanelWidth * padded_in_features(weight.in_features(), panel_dtype), panel_dtype);
+  // Of a packed weight, or of the f32 panel that stands in for a plain one's rows.
+  const std::int64_t bytes =
+      packed
+          ? panel_bytes(weight)
+          : bytes_of(panel_elements(kPanelWidth, weight.in_features(), panel_dtype), panel_dtype);
   BlockReference scratch;
-  if (!packed) {
-    scratch = allocator.allocate(static_cast<std::size_t>(panel_bytes * space.concurrency()));
-  }
+  if (!packed) scratch = allocator.allocate(static_cast<std::size_t>(bytes * space.concurrency()));
 
   for_blocks(space, "Portolan::Matmul::panels", panel_count(weight.out_features()), 1,
              [&](std::int64_t panel, std::int64_t /*end*/) {
@@ -34,6 +36,7 @@ void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, cons
                simd::PanelProduct product;
                product.x_dtype = x.dtype();
                product.panel_dtype = panel_dtype;
+               product.quantization = weight.quantization();
                product.out_dtype = out.dtype();
                product.x = x.raw();
                product.out = out.raw() + bytes_of(column, out.dtype());
@@ -44,9 +47,9 @@ void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, cons
                product.columns = std::min(kPanelWidth, weight.out_features() - column);
                product.accumulate = accumulate;
                if (packed) {
-                 product.panel = weight.storage().raw() + panel * panel_bytes;
+                 product.panel = weight.storage().raw() + panel * bytes;
                } else {
-                 std::byte* const own = scratch.get()->data() + omp_get_thread_num() * panel_bytes;
+                 std::byte* const own = scratch.get()->data() + omp_get_thread_num() * bytes;
                  simd::pack_panels(
                      {.source_dtype = weight.dtype(),
                       .weight_dtype = panel_dtype,
@@ -59,7 +62,7 @@ void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, cons
                      0, 1);
                  product.panel = own;
                }
-               simd::multiply_panel(product);
+               if (!simd::multiply_bf16_row(product)) simd::multiply_panel(product);
              });
 }
 

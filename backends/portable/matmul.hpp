@@ -7,6 +7,7 @@
 #include "backends/compat/kokkos_kernels.hpp"
 #include "backends/portable/dispatch.hpp"
 #include "backends/portable/elementwise.hpp"
+#include "backends/portable/quantized.hpp"
 #include "backends/portable/rows.hpp"
 #include "core/allocator.hpp"
 #include "core/weight.hpp"
@@ -47,6 +48,10 @@ struct PackPanels {
 template <class Space>
 void pack_rows(const Space& space, const Tensor& rows, std::int64_t first_row,
                const Weight& weight) {
+  if (weight.is_quantized()) {
+    quantize_rows(space, rows, first_row, weight);
+    return;
+  }
   dispatch_floating(rows.dtype(), weight.dtype(), [&](auto from, auto to) {
     using From = typename decltype(from)::type;
     using To = typename decltype(to)::type;
@@ -192,13 +197,17 @@ class Product {
   }
 
   const float* panel_rows(std::int64_t panel) {
-    const std::int64_t elements = kPanelWidth * padded_in_features(in_, weight_.dtype());
-    if (!weight_scratch_) return weight_.storage().data<const float>() + panel * elements;
+    const std::byte* const packed = weight_.storage().raw() + panel * panel_bytes(weight_);
+    if (!weight_scratch_) return reinterpret_cast<const float*>(packed);
     auto* const converted = reinterpret_cast<float*>(weight_scratch_.get()->data());
+    if (weight_.is_quantized()) {
+      dequantize_panel(space_, weight_, panel, converted);
+      return converted;
+    }
     dispatch_floating(weight_.dtype(), [&](auto type) {
       using T = typename decltype(type)::type;
       for_rows(space_, "Portolan::Matmul::unpack", in_, kPanelWidth,
-               UnpackPanel<T>{weight_.storage().data<const T>() + panel * elements, converted});
+               UnpackPanel<T>{reinterpret_cast<const T*>(packed), converted});
     });
     return converted;
   }

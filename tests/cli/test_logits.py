@@ -104,6 +104,25 @@ class Logits(unittest.TestCase):
     def test_mesh_of_four_ranks_gives_the_golden_logits(self):
         self.assert_golden(["--tp", "2", "--cp", "2", "--sequence-parallel"], 4)
 
+    def test_integer_weights_change_logits_by_what_their_steps_explain(self):
+        # Steps of 1/127 and 1/7 of a row's or group's largest weight, relative to logits of about 2.
+        for form, least, most in (("int8", 1e-3, 0.1), ("int4", 2e-2, 2.0)):
+            for ranks, mode in ((1, "none"), (2, "tp")):
+                with self.subTest(form=form, mode=mode):
+                    result = run(["logits", "--model", str(MODEL), "--input",
+                                  str(MODEL / "expected.safetensors"), "--out", self.out,
+                                  "--quantize", form, "--parallel", mode], ranks)
+                    self.assertEqual(result.returncode, 0, result.stderr)
+                    _, found = read_tensor(self.out, "logits")
+                    _, golden = read_tensor(MODEL / "expected.safetensors", "logits")
+                    worst = max(abs(a - b) for a, b in zip(found, golden))
+                    self.assertGreater(worst, least)
+                    self.assertLess(worst, most)
+
+    def test_an_unknown_form_of_integers_is_refused(self):
+        self.assert_refused(["logits", "--model", str(MODEL), "--ids", "1", "--out", self.out,
+                             "--quantize", "int3"], "int3", "int8")
+
     def test_sequences_of_unequal_length_are_padded_with_zeros(self):
         result = run(["logits", "--model", str(MODEL), "--ids", "5,6,7;8", "--out", self.out])
         self.assertEqual(result.returncode, 0, result.stderr)

@@ -13,11 +13,13 @@
 #include <vector>
 
 #include "apps/forward_measurement.hpp"
+#include "core/error.hpp"
 #include "core/ops.hpp"
 #include "core/safetensors.hpp"
 #include "models/registry.hpp"
 #include "tests/mpi/layouts.hpp"
 #include "tests/mpi/test_runtime.hpp"
+#include "tests/reference/quantization_reference.hpp"
 
 namespace portolan {
 namespace {
@@ -146,6 +148,97 @@ TEST_P(GoldenModel, LogitsInBf16StayWithinItsRounding) {
     // spread over about 2 leave a root mean square of a few hundredths.
     EXPECT_LE(std::sqrt(squares / count), 0.06);
   }
+}
+
+/// A checkpoint whose matrices are replaced by what their integers stand for; each block by itself,
+/// as ranks quantize their shards.
+class DequantizedWeights final : public WeightSource {
+ public:
+  DequantizedWeights(const Checkpoint& checkpoint, int bits)
+      : source_(make_checkpoint_weights(checkpoint)), bits_(bits) {}
+
+  void read(const PlannedParameter& parameter, std::int64_t row_begin, std::int64_t column_begin,
+            const Tensor& out) override {
+    source_->read(parameter, row_begin, column_begin, out);
+    if (parameter.shape.rank() != 2 || is_table(parameter.name)) return;
+    auto* const values = out.data<float>();
+    const std::vector<double> weight(values, values + out.elements());
+    const std::vector<double> dequantized =
+        reference::quantize(weight, out.dim(0), out.dim(1), bits_).values;
+    for (std::size_t i = 0; i < weight.size(); ++i) {
+      values[i] = static_cast<float>(dequantized[i]);
+      error_ += std::pow(dequantized[i] - weight[i], 2);
+      squares_ += std::pow(weight[i], 2);
+    }
+  }
+
+  /// Of all matrices, the root mean square of what quantization changed over that of the weights.
+  [[nodiscard]] double relative_error() const { return std::sqrt(error_ / squares_); }
+
+ private:
+  /// Tables of embeddings, which a tied head shares, stay as they are.
+  [[nodiscard]] static bool is_table(const std::string& name) {
+    return name.find("embed") != std::string::npos || name.find(".wte.") != std::string::npos ||
+           name.find(".wpe.") != std::string::npos;
+  }
+
+  std::unique_ptr<WeightSource> source_;
+  int bits_;
+  double error_ = 0.0;
+  double squares_ = 0.0;
+};
+
+TEST_P(GoldenModel, QuantizedLogitsAreThoseOfWhatTheIntegersStandFor) {
+  const Checkpoint checkpoint(folder());
+  const std::vector<Batch> rows = golden_rows(folder());
+  for (const ParallelLayout& layout : layouts(test_world().size())) {
+    for (const Quantization quantization : {Quantization::int8, Quantization::int4}) {
+      SCOPED_TRACE(text(layout) + " " + std::string(name_of(quantization)));
+      const ParallelContext context(test_world(), layout);
+      const ModelPlan plan(checkpoint.config(), layout);
+      DequantizedWeights stand_in(checkpoint, quantization == Quantization::int4 ? 4 : 8);
+      const auto dequantized = build(plan, context, stand_in, 64);
+      const auto weights = make_checkpoint_weights(checkpoint);
+      const auto model = make_model({.plan = plan,
+                                     .context = context,
+                                     .weights = *weights,
+                                     .device = test_device(),
+                                     .maximum_length = 64,
+                                     .quantization = quantization});
+      EXPECT_LT(model->weight_bytes(), dequantized->weight_bytes());
+      double error = 0.0;
+      double squares = 0.0;
+      for (const Batch& row : rows) {
+        const std::vector<float> logits = all_logits(*model, row.ids, 1);
+        EXPECT_LE(largest_difference(logits, all_logits(*dequantized, row.ids, 1)), 1e-4);
+        for (std::size_t i = 0; i < logits.size(); ++i) {
+          error += std::pow(static_cast<double>(logits[i]) - row.logits[i], 2);
+          squares += std::pow(static_cast<double>(row.logits[i]), 2);
+        }
+      }
+      // Each product adds a relative error of about that of its weights, independent of the
+      // others', to a residual stream that four products of a layer and the head's go through.
+      const double products = 4.0 * static_cast<double>(checkpoint.config().common().layers) + 1.0;
+      const double relative = std::sqrt(error / squares);
+      EXPECT_LE(relative, 2.0 * stand_in.relative_error() * std::sqrt(products));
+      EXPECT_GE(relative, 0.05 * stand_in.relative_error());
+    }
+  }
+}
+
+TEST(QuantizedTraining, IsRefused) {
+  const ModelConfig config = preset_config("tiny");
+  const ParallelLayout layout = layouts(test_world().size()).front();
+  const ParallelContext context(test_world(), layout);
+  const auto weights = make_random_weights(0);
+  EXPECT_THROW(static_cast<void>(make_model({.plan = ModelPlan(config, layout),
+                                             .context = context,
+                                             .weights = *weights,
+                                             .device = test_device(),
+                                             .maximum_length = 8,
+                                             .use = ParameterUse::training,
+                                             .quantization = Quantization::int8})),
+               UsageError);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenModel,

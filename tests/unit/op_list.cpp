@@ -173,7 +173,7 @@ const std::vector<OpCase>& op_list() {
   static const std::vector<OpCase> cases = [] {
     std::vector<OpCase> all;
     for (std::vector<OpCase> part : {elementwise_cases(), transformer_cases(), gradient_cases(),
-                                     training_cases(), matmul_cases()}) {
+                                     training_cases(), matmul_cases(), quantized_cases()}) {
       for (OpCase& one : part) all.push_back(std::move(one));
     }
     return all;

@@ -68,6 +68,7 @@ struct OpCase {
 [[nodiscard]] std::vector<OpCase> gradient_cases();
 [[nodiscard]] std::vector<OpCase> training_cases();
 [[nodiscard]] std::vector<OpCase> matmul_cases();
+[[nodiscard]] std::vector<OpCase> quantized_cases();
 
 /// Numbers that depend on the seed alone.
 class Generator {
@@ -110,6 +111,10 @@ class Generator {
 [[nodiscard]] Values tolerance_of(const Values& values, const Values& magnitudes, double roundings,
                                   DType dtype);
 [[nodiscard]] Values magnitudes_of(const Values& values);
+
+/// Of a product whose elements are sums of `terms` terms of random sign, in `dtype`.
+[[nodiscard]] Expectation product_expectation(const reference::Sums& expected, std::int64_t terms,
+                                              DType dtype);
 
 inline const std::vector<DType>& computed_dtypes() {
   static const std::vector<DType> dtypes = {DType::f32, DType::bf16, DType::f16};

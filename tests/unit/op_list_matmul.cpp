@@ -17,20 +17,6 @@ struct ProductKind {
   bool bias = false;  ///< of the dtype of x, or f32 where that of the result is
 };
 
-/// Errors of sums of products of random sign.
-Expectation product_expectation(const reference::Sums& expected, std::int64_t terms, DType dtype) {
-  const auto count = static_cast<double>(terms);
-  // Rounding errors of a sum of n terms of random sign grow like the root of n; four times that
-  // leaves no chance outcome beyond it among the thousands of elements here.
-  const double roundings = 4.0 * std::sqrt(count) + 2.0;
-  Values magnitudes(expected.values.size());
-  for (std::size_t i = 0; i < magnitudes.size(); ++i) {
-    // Partial sums are of the size of the root of the sum of the squares of the terms.
-    magnitudes[i] = std::abs(expected.values[i]) + expected.magnitudes[i] / std::sqrt(count);
-  }
-  return {expected.values, tolerance_of(expected.values, magnitudes, roundings, dtype)};
-}
-
 /// rows by columns inputs and extent outputs.
 OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype, Device device) {
   const std::int64_t in_features = size.columns;
@@ -185,6 +171,19 @@ OpInstance make_pack(const OpSize& size, DType dtype, Device device) {
 }
 
 }  // namespace
+
+Expectation product_expectation(const reference::Sums& expected, std::int64_t terms, DType dtype) {
+  const auto count = static_cast<double>(terms);
+  // Rounding errors of a sum of n terms of random sign grow like the root of n; four times that
+  // leaves no chance outcome beyond it among the thousands of elements here.
+  const double roundings = 4.0 * std::sqrt(count) + 2.0;
+  Values magnitudes(expected.values.size());
+  for (std::size_t i = 0; i < magnitudes.size(); ++i) {
+    // Partial sums are of the size of the root of the sum of the squares of the terms.
+    magnitudes[i] = std::abs(expected.values[i]) + expected.magnitudes[i] / std::sqrt(count);
+  }
+  return {expected.values, tolerance_of(expected.values, magnitudes, roundings, dtype)};
+}
 
 std::vector<OpCase> matmul_cases() {
   std::vector<OpSize> sizes;

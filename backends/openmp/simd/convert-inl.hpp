@@ -172,6 +172,16 @@ HWY_INLINE void store_first(Floats value, T* to, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = padded[i];
 }
 
+/// `count` elements in f32, then zeros up to `padded`.
+template <class T>
+HWY_INLINE void widen(const T* from, std::int64_t count, std::int64_t padded, float* to) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(FloatTag()));
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) store(load(from + i), to + i);
+  for (; i < count; ++i) to[i] = to_float(from[i]);
+  for (; i < padded; ++i) to[i] = 0.0F;
+}
+
 }  // namespace portolan::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

@@ -165,9 +165,47 @@ struct PackColumns {
 /// from a matrix that is the transpose of a weight.
 void pack_columns(const PackColumns& arguments, std::int64_t begin, std::int64_t end);
 
+struct QuantizePanels {
+  DType source_dtype = DType::f32;
+  Quantization quantization = Quantization::int8;
+  const void* rows = nullptr;
+  void* panels = nullptr;  ///< where row 0 goes
+  std::int64_t row_stride = 0;
+  std::int64_t row_count = 0;
+  std::int64_t in_features = 0;
+};
+/// Writes panels [begin, end) of integers, padding included.
+void quantize_panels(const QuantizePanels& arguments, std::int64_t begin, std::int64_t end);
+
+struct WidenPanels {
+  Quantization quantization = Quantization::int8;
+  DType out_dtype = DType::f32;  ///< f32 or bf16
+  const void* panels = nullptr;
+  void* out = nullptr;
+  std::int64_t in_features = 0;
+};
+/// Panels [begin, end) of integers as panels of out_dtype, exactly: factors of groups included,
+/// scales of outputs left out.
+void widen_panels(const WidenPanels& arguments, std::int64_t begin, std::int64_t end);
+
+struct ScaledSums {
+  DType out_dtype = DType::f32;
+  const float* sums = nullptr;
+  const float* scales = nullptr;
+  void* out = nullptr;
+  std::int64_t sums_stride = 0;
+  std::int64_t out_stride = 0;
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  bool accumulate = false;
+};
+/// out[r, c] = sums[r, c] * scales[c], or out += that.
+void store_scaled(const ScaledSums& arguments);
+
 struct PanelProduct {
   DType x_dtype = DType::f32;
-  DType panel_dtype = DType::f32;  ///< f32 or bf16
+  DType panel_dtype = DType::f32;  ///< f32 or bf16, unless quantized
+  Quantization quantization = Quantization::none;
   DType out_dtype = DType::f32;
   const void* x = nullptr;
   const void* panel = nullptr;

@@ -9,16 +9,17 @@
 
 #include "backends/openmp/simd/convert-inl.hpp"
 #include "backends/openmp/simd/kernels.hpp"
+#include "backends/openmp/simd/transpose-inl.hpp"
 #include "backends/portable/dispatch.hpp"
 #include "core/weight.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace portolan::simd::HWY_NAMESPACE {
 
-/// Input features converted at a time: one row takes 512 bytes, a panel's 64 rows fit the
-/// first-level cache.
+/// Input features converted at a time.
 template <class T>
-inline constexpr std::int64_t kChunk = 512 / static_cast<std::int64_t>(sizeof(T));
+inline constexpr std::int64_t kChunk =
+    kChunkWords* static_cast<std::int64_t>(sizeof(std::uint32_t) / sizeof(T));
 
 /// A chunk of a panel's rows in the weight's dtype, zero where there is no row or feature.
 template <class From, class To>
@@ -47,49 +48,11 @@ HWY_INLINE void gather_chunk(const PackPanels& arguments, std::int64_t first_row
   }
 }
 
-/// Transposes 64 rows of `words` 32-bit words (one f32 or a pair of 16-bit features each) to words
-/// rows of 64, in squares of four.
-HWY_INLINE void transpose_chunk(const std::uint32_t* chunk, std::int64_t words,
-                                std::uint32_t* out) {
-#if HWY_TARGET == HWY_SCALAR
-  for (std::int64_t word = 0; word < words; ++word) {
-    for (std::int64_t row = 0; row < kPanelWidth; ++row) {
-      out[word * kPanelWidth + row] = chunk[row * kChunk<float> + word];
-    }
-  }
-#else
-  const hn::FixedTag<std::uint32_t, 4> quad;
-  const hn::FixedTag<std::uint64_t, 2> pairs;
-  constexpr std::int64_t kStride = kChunk<float>;
-  for (std::int64_t word = 0; word < words; word += 4) {
-    for (std::int64_t row = 0; row < kPanelWidth; row += 4) {
-      const std::uint32_t* const from = chunk + row * kStride + word;
-      const auto row0 = hn::Load(quad, from);
-      const auto row1 = hn::Load(quad, from + kStride);
-      const auto row2 = hn::Load(quad, from + 2 * kStride);
-      const auto row3 = hn::Load(quad, from + 3 * kStride);
-      const auto lower01 = hn::BitCast(pairs, hn::InterleaveLower(quad, row0, row1));
-      const auto lower23 = hn::BitCast(pairs, hn::InterleaveLower(quad, row2, row3));
-      const auto upper01 = hn::BitCast(pairs, hn::InterleaveUpper(quad, row0, row1));
-      const auto upper23 = hn::BitCast(pairs, hn::InterleaveUpper(quad, row2, row3));
-      std::uint32_t* const to = out + word * kPanelWidth + row;
-      hn::Store(hn::BitCast(quad, hn::InterleaveLower(pairs, lower01, lower23)), quad, to);
-      hn::Store(hn::BitCast(quad, hn::InterleaveUpper(pairs, lower01, lower23)), quad,
-                to + kPanelWidth);
-      hn::Store(hn::BitCast(quad, hn::InterleaveLower(pairs, upper01, upper23)), quad,
-                to + 2 * kPanelWidth);
-      hn::Store(hn::BitCast(quad, hn::InterleaveUpper(pairs, upper01, upper23)), quad,
-                to + 3 * kPanelWidth);
-    }
-  }
-#endif
-}
-
 template <class From, class To>
 void pack_typed(const PackPanels& arguments, std::int64_t begin, std::int64_t end) {
   const std::int64_t padded = padded_in_features(arguments.in_features, arguments.weight_dtype);
   constexpr auto kPerWord = static_cast<std::int64_t>(sizeof(std::uint32_t) / sizeof(To));
-  HWY_ALIGN std::uint32_t chunk[kPanelWidth * kChunk<float>];
+  HWY_ALIGN std::uint32_t chunk[kPanelWidth * kChunkWords];
   for (std::int64_t panel = begin; panel < end; ++panel) {
     To* const to = static_cast<To*>(arguments.panels) + panel * kPanelWidth * padded;
     for (std::int64_t feature = 0; feature < padded; feature += kChunk<To>) {

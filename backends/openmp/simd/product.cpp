@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backends/openmp/simd/product.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>  // must come before highway.h
 #include <hwy/highway.h>
 
 #include <algorithm>
 
 #include "backends/openmp/simd/convert-inl.hpp"
+#include "backends/openmp/simd/integer_panel-inl.hpp"
 #include "backends/openmp/simd/kernels.hpp"
 #include "backends/portable/dispatch.hpp"
 #include "core/weight.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace portolan::simd::HWY_NAMESPACE {
-
-/// At most 16 lanes: a panel's 64 columns are whole vectors then, on any machine.
-using TileTag = hn::CappedTag<float, 16>;
-using TileVector = hn::Vec<TileTag>;
 
 /// Inputs multiplied at a time: a slice of a panel stays in the second-level cache.
 constexpr std::int64_t kDepth = 256;
@@ -26,145 +24,214 @@ constexpr std::int64_t kTileRows = 96;
 constexpr int kRegisterRows = 6;
 constexpr int kRegisterColumns = hn::MaxLanes(TileTag()) >= 16 ? 4 : 2;
 
-/// Two neighbouring inputs of a 16-bit panel, or one of an f32 panel, for one vector of outputs.
-template <class W>
-struct WeightLoad;
-
-template <>
-struct WeightLoad<float> {
-  static constexpr std::int64_t kInputs = 1;
-  static HWY_INLINE TileVector load(const float* panel, int /*input*/) {
-    return hn::LoadU(TileTag(), panel);
+/// How the words of a panel (core/weight.hpp) give floats; IntegerPanel is another.
+struct Float32Panel {
+  static constexpr int kInputs = 1;
+  static constexpr std::int64_t kGroup = 0;
+  template <int kInput>
+  static HWY_INLINE TileVector floats(TileWords words) {
+    return hn::BitCast(TileTag(), words);
   }
 };
 
-template <>
-struct WeightLoad<BFloat16> {
-  static constexpr std::int64_t kInputs = 2;
-  static HWY_INLINE TileVector load(const BFloat16* panel, int input) {
-    const hn::RebindToUnsigned<TileTag> words;
-    const auto pair = hn::LoadU(words, reinterpret_cast<const std::uint32_t*>(panel));
-    return hn::BitCast(TileTag(), input == 0 ? hn::ShiftLeft<16>(pair)
-                                             : hn::And(pair, hn::Set(words, 0xFFFF0000u)));
+struct BFloat16Panel {
+  static constexpr int kInputs = 2;
+  static constexpr std::int64_t kGroup = 0;
+  template <int kInput>
+  static HWY_INLINE TileVector floats(TileWords words) {
+    if constexpr (kInput == 0) return hn::BitCast(TileTag(), hn::ShiftLeft<16>(words));
+    return hn::BitCast(TileTag(), hn::And(words, hn::Set(TileWordTag(), 0xFFFF0000u)));
   }
 };
 
-/// sums[kRows, 64] += x[kRows, depth] * panel[depth, 64] for one group of columns.
-template <int kRows, class W>
-HWY_INLINE void multiply_tile(const float* x, std::int64_t x_stride, const W* panel,
-                              std::int64_t depth, std::int64_t column, float* sums) {
-  using Load = WeightLoad<W>;
-  const TileTag floats;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(floats));
-  TileVector total[kRows][kRegisterColumns];
+/// Where one panel's parts begin; what it has not got is null.
+struct PanelParts {
+  const std::uint32_t* words = nullptr;
+  const std::uint8_t* factors = nullptr;
+  const float* scales = nullptr;
+};
+
+/// Sums of so many rows and as many vectors of columns as registers are for.
+template <int kRows>
+using Sums = TileVector[kRows][kRegisterColumns];
+
+/// total += x times the inputs kInput and on of words.
+template <class Panel, int kInput, int kRows>
+HWY_INLINE void multiply_words(const float* x, std::int64_t x_stride, const TileWords* words,
+                               Sums<kRows>& total) {
+  TileVector weight[kRegisterColumns];
+  for (int vector = 0; vector < kRegisterColumns; ++vector) {
+    weight[vector] = Panel::template floats<kInput>(words[vector]);
+  }
   for (int row = 0; row < kRows; ++row) {
+    const TileVector value = hn::Set(TileTag(), x[row * x_stride + kInput]);
     for (int vector = 0; vector < kRegisterColumns; ++vector) {
-      total[row][vector] = hn::LoadU(floats, sums + row * kPanelWidth + column + vector * lanes);
+      total[row][vector] = hn::MulAdd(value, weight[vector], total[row][vector]);
     }
   }
-  for (std::int64_t k = 0; k < depth; k += Load::kInputs) {
-    const W* const weights = panel + k * kPanelWidth + column * Load::kInputs;
-    for (int input = 0; input < Load::kInputs; ++input) {
-      TileVector weight[kRegisterColumns];
+  if constexpr (kInput + 1 < Panel::kInputs) {
+    multiply_words<Panel, kInput + 1, kRows>(x, x_stride, words, total);
+  }
+}
+
+/// How far ahead of its use a panel is asked for: integers take so many instructions a byte that
+/// the processor by itself does not look far enough.
+constexpr std::int64_t kPrefetchWords = 1024;
+
+HWY_INLINE void prefetch_row(const std::uint32_t* words) {
+  constexpr std::int64_t kLineWords = 16;
+  for (std::int64_t i = 0; i < kPanelWidth; i += kLineWords) hwy::Prefetch(words + i);
+}
+
+/// total += x[kRows, depth] * words[depth, 64] for one group of columns.
+template <class Panel, int kRows>
+HWY_INLINE void multiply_inputs(const float* x, std::int64_t x_stride, const std::uint32_t* words,
+                                std::int64_t depth, Sums<kRows>& total) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(TileTag()));
+  for (std::int64_t k = 0; k < depth; k += Panel::kInputs) {
+    prefetch_row(words + kPrefetchWords);
+    TileWords loaded[kRegisterColumns];
+    for (int vector = 0; vector < kRegisterColumns; ++vector) {
+      loaded[vector] = hn::LoadU(TileWordTag(), words + vector * lanes);
+    }
+    multiply_words<Panel, 0, kRows>(x + k, x_stride, loaded, total);
+    words += kPanelWidth;
+  }
+}
+
+/// sums[kRows, 64] += x[kRows, depth] * panel[k : k + depth, 64] for one group of columns.
+template <class Panel, int kRows>
+HWY_INLINE void multiply_tile(const float* x, std::int64_t x_stride, const PanelParts& panel,
+                              std::int64_t k, std::int64_t depth, std::int64_t column,
+                              float* sums) {
+  const TileTag floats;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(floats));
+  const std::uint32_t* const words = panel.words + k / Panel::kInputs * kPanelWidth + column;
+  Sums<kRows> total;
+  if constexpr (Panel::kGroup == 0) {
+    for (int row = 0; row < kRows; ++row) {
       for (int vector = 0; vector < kRegisterColumns; ++vector) {
-        weight[vector] = Load::load(weights + vector * lanes * Load::kInputs, input);
+        total[row][vector] = hn::LoadU(floats, sums + row * kPanelWidth + column + vector * lanes);
       }
+    }
+    multiply_inputs<Panel, kRows>(x, x_stride, words, depth, total);
+    for (int row = 0; row < kRows; ++row) {
+      for (int vector = 0; vector < kRegisterColumns; ++vector) {
+        hn::StoreU(total[row][vector], floats, sums + row * kPanelWidth + column + vector * lanes);
+      }
+    }
+  } else {
+    for (std::int64_t group = 0; group < depth; group += Panel::kGroup) {
       for (int row = 0; row < kRows; ++row) {
-        const TileVector value = hn::Set(floats, x[row * x_stride + k + input]);
         for (int vector = 0; vector < kRegisterColumns; ++vector) {
-          total[row][vector] = hn::MulAdd(value, weight[vector], total[row][vector]);
+          total[row][vector] = hn::Zero(floats);
+        }
+      }
+      multiply_inputs<Panel, kRows>(
+          x + group, x_stride, words + group / Panel::kInputs * kPanelWidth, Panel::kGroup, total);
+      const std::uint8_t* const codes =
+          panel.factors + (k + group) / Panel::kGroup * kPanelWidth + column;
+      for (int vector = 0; vector < kRegisterColumns; ++vector) {
+        const TileVector factor = factors_of(codes + vector * lanes);
+        for (int row = 0; row < kRows; ++row) {
+          float* const sum = sums + row * kPanelWidth + column + vector * lanes;
+          hn::StoreU(hn::MulAdd(total[row][vector], factor, hn::LoadU(floats, sum)), floats, sum);
         }
       }
     }
   }
-  for (int row = 0; row < kRows; ++row) {
-    for (int vector = 0; vector < kRegisterColumns; ++vector) {
-      hn::StoreU(total[row][vector], floats, sums + row * kPanelWidth + column + vector * lanes);
-    }
-  }
 }
 
-template <int kRows, class W>
-void multiply_rows(const float* x, std::int64_t x_stride, const W* panel, std::int64_t depth,
-                   float* sums) {
+template <class Panel, int kRows>
+void multiply_rows(const float* x, std::int64_t x_stride, const PanelParts& panel, std::int64_t k,
+                   std::int64_t depth, float* sums) {
   const auto group = static_cast<std::int64_t>(hn::Lanes(TileTag())) * kRegisterColumns;
   for (std::int64_t column = 0; column < kPanelWidth; column += group) {
-    multiply_tile<kRows>(x, x_stride, panel, depth, column, sums);
+    multiply_tile<Panel, kRows>(x, x_stride, panel, k, depth, column, sums);
   }
 }
 
-template <class W>
-void multiply_some_rows(std::int64_t rows, const float* x, std::int64_t x_stride, const W* panel,
-                        std::int64_t depth, float* sums) {
+template <class Panel>
+void multiply_some_rows(std::int64_t rows, const float* x, std::int64_t x_stride,
+                        const PanelParts& panel, std::int64_t k, std::int64_t depth, float* sums) {
   static_assert(kRegisterRows == 6);
   switch (rows) {
     case 1:
-      return multiply_rows<1>(x, x_stride, panel, depth, sums);
+      return multiply_rows<Panel, 1>(x, x_stride, panel, k, depth, sums);
     case 2:
-      return multiply_rows<2>(x, x_stride, panel, depth, sums);
+      return multiply_rows<Panel, 2>(x, x_stride, panel, k, depth, sums);
     case 3:
-      return multiply_rows<3>(x, x_stride, panel, depth, sums);
+      return multiply_rows<Panel, 3>(x, x_stride, panel, k, depth, sums);
     case 4:
-      return multiply_rows<4>(x, x_stride, panel, depth, sums);
+      return multiply_rows<Panel, 4>(x, x_stride, panel, k, depth, sums);
     case 5:
-      return multiply_rows<5>(x, x_stride, panel, depth, sums);
+      return multiply_rows<Panel, 5>(x, x_stride, panel, k, depth, sums);
     default:
-      return multiply_rows<6>(x, x_stride, panel, depth, sums);
+      return multiply_rows<Panel, 6>(x, x_stride, panel, k, depth, sums);
   }
 }
 
-/// One row of x in f32, zero beyond `count`.
+/// Of one row's sums: out = sums, or out += sums, `scales` times if there are any.
 template <class T>
-HWY_INLINE void widen(const T* from, std::int64_t count, std::int64_t padded, float* to) {
+void store_sums(const float* sums, const float* scales, std::int64_t columns, bool accumulate,
+                T* out) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(FloatTag()));
   std::int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) store(load(from + i), to + i);
-  for (; i < count; ++i) to[i] = to_float(from[i]);
-  for (; i < padded; ++i) to[i] = 0.0F;
-}
-
-template <class T>
-void store_sums(const PanelProduct& arguments, std::int64_t row, const float* sums) {
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(FloatTag()));
-  T* const to = static_cast<T*>(arguments.out) + row * arguments.out_stride;
-  std::int64_t i = 0;
-  for (; i + lanes <= arguments.columns; i += lanes) {
+  for (; i + lanes <= columns; i += lanes) {
     Floats value = load(sums + i);
-    if (arguments.accumulate) value = hn::Add(load(to + i), value);
-    store(value, to + i);
+    if (scales != nullptr) value = hn::Mul(value, load(scales + i));
+    if (accumulate) value = hn::Add(load(out + i), value);
+    store(value, out + i);
   }
-  if (i < arguments.columns) {
-    const std::int64_t rest = arguments.columns - i;
+  if (i < columns) {
+    const std::int64_t rest = columns - i;
     Floats value = load_first(sums + i, rest);
-    if (arguments.accumulate) value = hn::Add(load_first(to + i, rest), value);
-    store_first(value, to + i, rest);
+    if (scales != nullptr) value = hn::Mul(value, load_first(scales + i, rest));
+    if (accumulate) value = hn::Add(load_first(out + i, rest), value);
+    store_first(value, out + i, rest);
   }
 }
 
-template <class X, class W>
+PanelParts parts_of(const PanelProduct& arguments) {
+  if (arguments.quantization == Quantization::none) {
+    return {.words = static_cast<const std::uint32_t*>(arguments.panel)};
+  }
+  const QuantizedPanel place(arguments.in_features, arguments.quantization);
+  const auto* const panel = static_cast<const std::byte*>(arguments.panel);
+  return {.words = reinterpret_cast<const std::uint32_t*>(panel + place.words),
+          .factors = reinterpret_cast<const std::uint8_t*>(panel + place.factors),
+          .scales = reinterpret_cast<const float*>(panel)};
+}
+
+template <class Panel, class X>
 void multiply_panel_typed(const PanelProduct& arguments) {
+  // Inputs that words and groups round up to; what lies there is zero.
+  constexpr std::int64_t kWhole = Panel::kGroup > 0 ? Panel::kGroup : Panel::kInputs;
+  static_assert(kDepth % kWhole == 0);
   HWY_ALIGN float sums[kTileRows * kPanelWidth];
   HWY_ALIGN float widened[kTileRows * kDepth];
-  const auto* const panel = static_cast<const W*>(arguments.panel);
+  const PanelParts panel = parts_of(arguments);
   const auto* const x = static_cast<const X*>(arguments.x);
   for (std::int64_t first = 0; first < arguments.rows; first += kTileRows) {
     const std::int64_t rows = std::min(kTileRows, arguments.rows - first);
     std::fill(sums, sums + rows * kPanelWidth, 0.0F);
     for (std::int64_t k = 0; k < arguments.in_features; k += kDepth) {
-      const std::int64_t depth = std::min(kDepth, arguments.in_features - k);
+      const std::int64_t inputs = std::min(kDepth, arguments.in_features - k);
+      const std::int64_t depth = (inputs + kWhole - 1) / kWhole * kWhole;
       for (std::int64_t row = 0; row < rows; ++row) {
-        widen(x + (first + row) * arguments.x_stride + k, depth, (depth + 1) / 2 * 2,
-              widened + row * kDepth);
+        widen(x + (first + row) * arguments.x_stride + k, inputs, depth, widened + row * kDepth);
       }
       for (std::int64_t row = 0; row < rows; row += kRegisterRows) {
-        multiply_some_rows(std::min<std::int64_t>(kRegisterRows, rows - row),
-                           widened + row * kDepth, kDepth, panel + k * kPanelWidth, depth,
-                           sums + row * kPanelWidth);
+        multiply_some_rows<Panel>(std::min<std::int64_t>(kRegisterRows, rows - row),
+                                  widened + row * kDepth, kDepth, panel, k, depth,
+                                  sums + row * kPanelWidth);
       }
     }
     dispatch_floating(arguments.out_dtype, [&](auto type) {
+      using Out = typename decltype(type)::type;
       for (std::int64_t row = 0; row < rows; ++row) {
-        store_sums<typename decltype(type)::type>(arguments, first + row, sums + row * kPanelWidth);
+        store_sums(sums + row * kPanelWidth, panel.scales, arguments.columns, arguments.accumulate,
+                   static_cast<Out*>(arguments.out) + (first + row) * arguments.out_stride);
       }
     });
   }
@@ -173,10 +240,29 @@ void multiply_panel_typed(const PanelProduct& arguments) {
 void multiply_panel(const PanelProduct& arguments) {
   dispatch_floating(arguments.x_dtype, [&](auto type) {
     using X = typename decltype(type)::type;
+    switch (arguments.quantization) {
+      case Quantization::int8:
+        return multiply_panel_typed<IntegerPanel<8>, X>(arguments);
+      case Quantization::int4:
+        return multiply_panel_typed<IntegerPanel<4>, X>(arguments);
+      case Quantization::none:
+        break;
+    }
     if (arguments.panel_dtype == DType::bf16) {
-      multiply_panel_typed<X, BFloat16>(arguments);
+      multiply_panel_typed<BFloat16Panel, X>(arguments);
     } else {
-      multiply_panel_typed<X, float>(arguments);
+      multiply_panel_typed<Float32Panel, X>(arguments);
+    }
+  });
+}
+
+void store_scaled(const ScaledSums& arguments) {
+  dispatch_floating(arguments.out_dtype, [&](auto type) {
+    using Out = typename decltype(type)::type;
+    for (std::int64_t row = 0; row < arguments.rows; ++row) {
+      store_sums(arguments.sums + row * arguments.sums_stride, arguments.scales, arguments.columns,
+                 arguments.accumulate,
+                 static_cast<Out*>(arguments.out) + row * arguments.out_stride);
     }
   });
 }
@@ -188,10 +274,13 @@ HWY_AFTER_NAMESPACE();
 namespace portolan::simd {
 
 HWY_EXPORT(multiply_panel);
+HWY_EXPORT(store_scaled);
 
 void multiply_panel(const PanelProduct& arguments) {
   HWY_DYNAMIC_DISPATCH(multiply_panel)(arguments);
 }
+
+void store_scaled(const ScaledSums& arguments) { HWY_DYNAMIC_DISPATCH(store_scaled)(arguments); }
 
 }  // namespace portolan::simd
 #endif
