@@ -119,12 +119,11 @@ void run_attention(const AttentionRequest& request) {
   require(request.method != AttentionMethod::window || request.window > 0,
           "--method window needs --window");
   const AttentionFile file(request);
-  run_collectively({.device = request.common.device, .threads = request.common.threads.value_or(0)},
-                   [&](Runtime& runtime) {
-                     // One kernel runs on one rank: several are a mistake, told as elsewhere.
-                     static_cast<void>(choose_layout(request.common, runtime.world().size()));
-                     compute(request, file, runtime.device());
-                   });
+  run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
+    // One kernel runs on one rank: several are a mistake, told as elsewhere.
+    static_cast<void>(choose_layout(request.common, runtime.world().size()));
+    compute(request, file, runtime.device());
+  });
 }
 
 }  // namespace portolan

@@ -108,12 +108,11 @@ void run(Request& request) {
   }
   std::vector<AttentionBenchmarkRow> rows;
   nlohmann::ordered_json document{{"environment", {{"machine", to_json(machine)}}}};
-  run_collectively({.device = request.common.device, .threads = request.common.threads.value_or(0)},
-                   [&](Runtime& runtime) {
-                     rows = measure_all(request, runtime);
-                     document["environment"]["runtime"] = runtime.description();
-                     document["environment"]["threads"] = runtime.threads();
-                   });
+  run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
+    rows = measure_all(request, runtime);
+    document["environment"]["runtime"] = runtime.description();
+    document["environment"]["threads"] = runtime.threads();
+  });
   document["rows"] = attention_json(rows);
   const std::string text = document.dump(2) + "\n";
   if (request.out) write_files(*request.out, text, rows, *gnuplot);

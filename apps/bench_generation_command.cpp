@@ -151,16 +151,13 @@ void report(const Request& request, const std::vector<Row>& rows, const Runtime&
 
 void run(const Request& request) {
   const Machine machine = describe_machine();
-  run_collectively({.device = request.common.device,
-                    .threads = request.common.threads.value_or(0),
-                    .link = request.common.link},
-                   [&](Runtime& runtime) {
-                     const bool is_root = runtime.world().rank() == 0;
-                     if (is_root && request.out) prepare_output_folder(*request.out);
-                     const std::vector<Row> rows = measure(request, runtime);
-                     if (is_root) report(request, rows, runtime, machine);
-                     runtime.world().barrier();
-                   });
+  run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
+    const bool is_root = runtime.world().rank() == 0;
+    if (is_root && request.out) prepare_output_folder(*request.out);
+    const std::vector<Row> rows = measure(request, runtime);
+    if (is_root) report(request, rows, runtime, machine);
+    runtime.world().barrier();
+  });
 }
 
 CLI::App* add_command(CLI::App& bench, const char* name, const char* description,

@@ -205,19 +205,17 @@ void run(const Request& request) {
                                  .dtype = request.common.dtype.value_or(DType::f32),
                                  .seed = request.common.seed,
                                  .link = request.common.link};
-  run_collectively({.device = request.common.device,
-                    .threads = request.common.threads.value_or(0),
-                    .link = request.common.link,
-                    .least_deadline = kLongestPrompt},
-                   [&](Runtime& runtime) {
-                     require(runtime.world().size() > 1,
-                             "bench ring needs several ranks: mpirun -n 2 portolan bench ring");
-                     const bool is_root = runtime.world().rank() == 0;
-                     if (is_root && request.out) prepare_output_folder(*request.out);
-                     const RingBenchmarkResult result = measure_ring(settings, runtime);
-                     if (is_root) report(request, settings, runtime, result, machine);
-                     runtime.world().barrier();
-                   });
+  RuntimeOptions options = runtime_options(request.common);
+  options.least_deadline = kLongestPrompt;
+  run_collectively(options, [&](Runtime& runtime) {
+    require(runtime.world().size() > 1,
+            "bench ring needs several ranks: mpirun -n 2 portolan bench ring");
+    const bool is_root = runtime.world().rank() == 0;
+    if (is_root && request.out) prepare_output_folder(*request.out);
+    const RingBenchmarkResult result = measure_ring(settings, runtime);
+    if (is_root) report(request, settings, runtime, result, machine);
+    runtime.world().barrier();
+  });
 }
 
 }  // namespace

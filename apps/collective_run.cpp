@@ -8,6 +8,10 @@
 
 namespace portolan {
 
+RuntimeOptions runtime_options(const CommonOptions& options) {
+  return {.device = options.device, .threads = options.threads.value_or(0), .link = options.link};
+}
+
 void run_collectively(const RuntimeOptions& options, const std::function<void(Runtime&)>& work) {
   Runtime runtime(options);
   try {

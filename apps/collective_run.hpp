@@ -3,9 +3,13 @@
 
 #include <functional>
 
+#include "apps/options.hpp"
 #include "runtime/runtime.hpp"
 
 namespace portolan {
+
+/// What the command line says of the runtime.
+[[nodiscard]] RuntimeOptions runtime_options(const CommonOptions& options);
 
 /// Starts the runtime and runs `work` on this rank. When it throws on a rank of several, the error
 /// is printed here and all ranks end with its exit code: an exception that left the runtime's

@@ -16,6 +16,7 @@
 #include "apps/loaded_model.hpp"
 #include "apps/options.hpp"
 #include "apps/progress.hpp"
+#include "apps/training_data.hpp"
 #include "core/error.hpp"
 #include "core/mapped_file.hpp"
 #include "core/timer.hpp"
@@ -24,8 +25,6 @@
 
 namespace portolan {
 namespace {
-
-constexpr std::uint64_t kLargestText = std::uint64_t{1} << 30;
 
 struct EvalRequest {
   CommonOptions common;
@@ -110,23 +109,17 @@ void run(const EvalRequest& request) {
   require(ids.size() > 1, "{}: expected a text of at least two tokens, found {}", request.data,
           ids.size());
 
-  run_collectively({.device = request.common.device,
-                    .threads = request.common.threads.value_or(0),
-                    .link = request.common.link},
-                   [&](Runtime& runtime) {
-                     const bool is_root = runtime.world().rank() == 0;
-                     const LoadedModel loaded =
-                         load_model(checkpoint, request.common, request.sequence_length, runtime);
-                     require(loaded.model->is_causal(), "{}: perplexity is of causal models",
-                             request.model);
-                     Progress progress(request.common.quiet || !is_root);
-                     const std::int64_t window =
-                         std::min(request.sequence_length, loaded.model->maximum_length());
-                     const Evaluation evaluation = evaluate(*loaded.model, ids, window, progress);
-                     if (is_root)
-                       print(evaluation, text.size(), window, *loaded.model, request.common);
-                     runtime.world().barrier();
-                   });
+  run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
+    const bool is_root = runtime.world().rank() == 0;
+    const LoadedModel loaded =
+        load_model(checkpoint, request.common, request.sequence_length, runtime);
+    require(loaded.model->is_causal(), "{}: perplexity is of causal models", request.model);
+    Progress progress(request.common.quiet || !is_root);
+    const std::int64_t window = std::min(request.sequence_length, loaded.model->maximum_length());
+    const Evaluation evaluation = evaluate(*loaded.model, ids, window, progress);
+    if (is_root) print(evaluation, text.size(), window, *loaded.model, request.common);
+    runtime.world().barrier();
+  });
 }
 
 }  // namespace

@@ -73,18 +73,14 @@ void run(const FillMaskRequest& request) {
   require(!masks.empty(), "--prompt: expected the mask token {} in it",
           tokenizer.token(*tokenizer.special().mask).value_or(""));
 
-  run_collectively(
-      {.device = request.common.device,
-       .threads = request.common.threads.value_or(0),
-       .link = request.common.link},
-      [&](Runtime& runtime) {
-        const LoadedModel loaded = load_model(checkpoint, request.common, std::ssize(ids), runtime);
-        require(!loaded.model->is_causal(),
-                "{}: a causal model predicts the next token, not masked ones", request.model);
-        const auto filled = fill(*loaded.model, ids, masks, request.top);
-        if (runtime.world().rank() == 0) print(filled, tokenizer, request.common.json);
-        runtime.world().barrier();
-      });
+  run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
+    const LoadedModel loaded = load_model(checkpoint, request.common, std::ssize(ids), runtime);
+    require(!loaded.model->is_causal(),
+            "{}: a causal model predicts the next token, not masked ones", request.model);
+    const auto filled = fill(*loaded.model, ids, masks, request.top);
+    if (runtime.world().rank() == 0) print(filled, tokenizer, request.common.json);
+    runtime.world().barrier();
+  });
 }
 
 }  // namespace

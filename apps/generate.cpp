@@ -38,8 +38,8 @@ std::vector<std::int32_t> end_ids_of(const Checkpoint& checkpoint,
 
 class GenerateRun {
  public:
-  explicit GenerateRun(GenerateRequest request)
-      : request_(std::move(request)), checkpoint_(request_.model) {
+  GenerateRun(GenerateRequest request, const Checkpoint& checkpoint)
+      : request_(std::move(request)), checkpoint_(checkpoint) {
     check();
     const auto path = request_.tokenizer ? std::optional<std::filesystem::path>(*request_.tokenizer)
                                          : find_tokenizer(request_.model);
@@ -215,7 +215,7 @@ class GenerateRun {
   }
 
   GenerateRequest request_;
-  Checkpoint checkpoint_;
+  const Checkpoint& checkpoint_;
   std::optional<Tokenizer> tokenizer_;
   std::vector<TokenIds> prompts_;
   std::vector<TextStream> streams_;
@@ -229,12 +229,10 @@ class GenerateRun {
 
 }  // namespace
 
-void run_generate(GenerateRequest request) {
-  const RuntimeOptions options{.device = request.common.device,
-                               .threads = request.common.threads.value_or(0),
-                               .link = request.common.link};
+void run_generate(GenerateRequest request, const Checkpoint& checkpoint) {
+  const RuntimeOptions options = runtime_options(request.common);
   // Everything that a file or an option can get wrong is found before ranks start to work together.
-  GenerateRun run(std::move(request));
+  GenerateRun run(std::move(request), checkpoint);
   run_collectively(options, [&](Runtime& runtime) { run.run(runtime); });
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "apps/options.hpp"
+#include "models/checkpoint.hpp"
 #include "models/generation/generator.hpp"
 
 namespace portolan {
@@ -25,7 +26,8 @@ struct GenerateRequest {
   bool chat = false;
 };
 
-/// Continues the prompts and prints them. Collective.
-void run_generate(GenerateRequest request);
+/// Continues the prompts with the model of `checkpoint`, which is that of the folder, and prints
+/// them. Collective.
+void run_generate(GenerateRequest request, const Checkpoint& checkpoint);
 
 }  // namespace portolan

@@ -73,7 +73,8 @@ void add_generate_command(CLI::App& application) {
       "  mpirun -n 2 portolan generate --model DIR --parallel tp --ids \"1,5,7;1,9\" --json");
   command->callback([request] {
     request->options.sampling.seed = request->common.seed;
-    run_generate(std::move(*request));
+    const Checkpoint checkpoint(request->model);
+    run_generate(std::move(*request), checkpoint);
   });
 }
 

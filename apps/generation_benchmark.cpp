@@ -28,8 +28,7 @@ double slowest_seconds(const Model& model, Work&& work) {
   const Stopwatch stopwatch;
   work();
   backend_of(model.device()).synchronize();
-  const std::vector<double> all = gather_values(world, stopwatch.seconds());
-  return *std::ranges::max_element(all);
+  return largest_value(world, stopwatch.seconds());
 }
 
 /// The products of one forward over a prompt, the head's for the last tokens only.

@@ -21,7 +21,7 @@ struct InferenceRequest {
   GenerateRequest generate;
   std::string architecture = "llama";
   std::optional<std::string> variant;
-  std::string source = "hf";
+  std::optional<std::string> source;
 };
 
 DType dtype_of(const std::string& text) {
@@ -35,9 +35,11 @@ DType dtype_of(const std::string& text) {
 }
 
 /// The folder decides what the model is; the flags only have to name the same architecture.
-void check_names(const InferenceRequest& request) {
+void check_names(const InferenceRequest& request, const Checkpoint& checkpoint) {
   const ModelArchitecture& architecture = model_architecture(request.architecture);
-  const Checkpoint checkpoint(request.generate.model);
+  const std::string layout = checkpoint.format() == CheckpointFormat::meta ? "meta" : "hf";
+  require(request.source.value_or(layout) == layout, "--model_source {}: {} has the layout {}",
+          request.source.value_or(""), request.generate.model, layout);
   const std::string& found = checkpoint.config().architecture;
   require(found == architecture.name, "--architecture {}: {} holds a model of {}",
           request.architecture, request.generate.model, found);
@@ -103,11 +105,12 @@ void add_inference_command(CLI::App& application) {
       "    --tokenizer ../llama-hf/tokenizer.model --device_type cpu --default_dtype fp32 "
       "--no_use_cache");
   command->callback([request] {
-    check_names(*request);
+    const Checkpoint checkpoint(request->generate.model);
+    check_names(*request, checkpoint);
     if (request->generate.prompts.empty()) {
       request->generate.prompts = {"Question: How is a chart of the sea read?\nAnswer:"};
     }
-    run_generate(std::move(request->generate));
+    run_generate(std::move(request->generate), checkpoint);
   });
 }
 

@@ -63,17 +63,15 @@ void print_members(const nlohmann::ordered_json& object, int indent) {
 /// Adds what runs on the device; true if this rank is the one that prints.
 bool describe_runtime(const CommonOptions& options, nlohmann::ordered_json& info) {
   bool speaks = true;
-  run_collectively(
-      {.device = options.device, .threads = options.threads.value_or(0), .link = options.link},
-      [&](Runtime& runtime) {
-        info["runtime"] = runtime.description();
-        // These are the build's, and above already.
-        for (const auto& [name, value] : info["portolan"].items()) info["runtime"].erase(name);
-        info["runtime"]["ranks"] = runtime.world().size();
-        info["runtime"]["threads_per_rank"] = runtime.threads();
-        info["runtime"]["binding"] = gather_texts(runtime.world(), runtime.binding());
-        speaks = runtime.world().rank() == 0;
-      });
+  run_collectively(runtime_options(options), [&](Runtime& runtime) {
+    info["runtime"] = runtime.description();
+    // These are the build's, and above already.
+    for (const auto& [name, value] : info["portolan"].items()) info["runtime"].erase(name);
+    info["runtime"]["ranks"] = runtime.world().size();
+    info["runtime"]["threads_per_rank"] = runtime.threads();
+    info["runtime"]["binding"] = gather_texts(runtime.world(), runtime.binding());
+    speaks = runtime.world().rank() == 0;
+  });
   return speaks;
 }
 

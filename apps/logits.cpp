@@ -204,10 +204,7 @@ void run_logits(const LogitsRequest& request) {
     LogitsRun(request, batch, *loaded.model, runtime.world().rank() == 0).run();
     runtime.world().barrier();
   };
-  run_collectively({.device = request.common.device,
-                    .threads = request.common.threads.value_or(0),
-                    .link = request.common.link},
-                   work);
+  run_collectively(runtime_options(request.common), work);
 }
 
 }  // namespace portolan

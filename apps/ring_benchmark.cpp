@@ -47,10 +47,10 @@ class Sweep {
       context_.reset_communication();
       const Stopwatch stopwatch;
       const std::int32_t id = next_id(ids);
-      row.seconds.push_back(slowest(stopwatch.seconds()));
+      row.seconds.push_back(largest_value(context_.world(), stopwatch.seconds()));
       const CollectiveCounters shifts =
           context_.communication()[static_cast<std::size_t>(Collective::ring_shift)];
-      row.waiting_s.push_back(slowest(shifts.seconds));
+      row.waiting_s.push_back(largest_value(context_.world(), shifts.seconds));
       row.ring_messages = shifts.calls;
       row.ring_bytes = shifts.bytes;
       ids.push_back(id);
@@ -65,11 +65,6 @@ class Sweep {
   }
 
  private:
-  [[nodiscard]] double slowest(double seconds) const {
-    const std::vector<double> all = gather_values(context_.world(), seconds);
-    return *std::ranges::max_element(all);
-  }
-
   /// Greedy, in host memory when it returns.
   [[nodiscard]] std::int32_t next_id(const std::vector<std::int32_t>& ids) const {
     const auto length = static_cast<std::int64_t>(ids.size());

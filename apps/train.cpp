@@ -240,10 +240,7 @@ class TrainRun {
 
 void run_train(const TrainRequest& request) {
   const TrainRun run(request);
-  run_collectively({.device = request.common.device,
-                    .threads = request.common.threads.value_or(0),
-                    .link = request.common.link},
-                   [&run](Runtime& runtime) { run.run(runtime); });
+  run_collectively(runtime_options(request.common), [&run](Runtime& runtime) { run.run(runtime); });
 }
 
 }  // namespace portolan

@@ -86,8 +86,6 @@ class Tokens final : public TrainingData {
   std::int64_t length_;
 };
 
-constexpr std::uint64_t kLargestText = std::uint64_t{1} << 30;
-
 }  // namespace
 
 std::unique_ptr<TrainingData> read_training_text(const std::string& path,

@@ -10,6 +10,9 @@
 
 namespace portolan {
 
+/// Bytes of a text that is made tokens of as a whole.
+inline constexpr std::uint64_t kLargestText = std::uint64_t{1} << 30;
+
 /// Where the batches of a run come from: a pure function of the step.
 class TrainingData {
  public:

@@ -32,6 +32,11 @@ std::vector<double> gather_values(Communicator& communicator, double value) {
   return values;
 }
 
+double largest_value(Communicator& communicator, double value) {
+  const std::vector<double> values = gather_values(communicator, value);
+  return *std::ranges::max_element(values);
+}
+
 std::vector<std::string> gather_texts(Communicator& communicator, const std::string& text) {
   const std::vector<double> lengths = gather_values(communicator, static_cast<double>(text.size()));
   const auto longest = static_cast<std::size_t>(*std::ranges::max_element(lengths));

@@ -13,6 +13,9 @@ namespace portolan {
 /// numbers keep 48 bits. Collective.
 [[nodiscard]] std::vector<double> gather_values(Communicator& communicator, double value);
 
+/// The largest of the ranks' values, on every rank. As exact. Collective.
+[[nodiscard]] double largest_value(Communicator& communicator, double value);
+
 /// Every rank's text, in rank order, on every rank. Collective.
 [[nodiscard]] std::vector<std::string> gather_texts(Communicator& communicator,
                                                     const std::string& text);

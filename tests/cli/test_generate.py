@@ -220,6 +220,8 @@ class Inference(WithTokenizers):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertNotEqual(result.stdout.strip(), "")
         self.assert_refused(run(*arguments, "--device_type", "mps", **QUICK), "mps", "cpu")
+        meta = [word if word != "hf" else "meta" for word in arguments]
+        self.assert_refused(run(*meta, **QUICK), "--model_source meta", "hf")
 
 
 if __name__ == "__main__":
