@@ -6,25 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "apps/attention_pass.hpp"
 #include "attention/attention.hpp"
 #include "core/weight.hpp"
 
 /// Measurement of one attention kernel at a time beside the device's matrix products.
 namespace portolan {
-
-/// Causal self-attention of random operands.
-struct AttentionBenchmarkCase {
-  AttentionMethod method = AttentionMethod::flash;
-  AttentionPass pass = AttentionPass::forward;
-  DType dtype = DType::f32;
-  std::int64_t batch = 1;
-  std::int64_t heads = 1;
-  std::int64_t key_heads = 1;
-  std::int64_t head_dim = 64;
-  std::int64_t length = 256;
-  std::int64_t window = 256;  ///< of the window method
-  std::int64_t block = 64;    ///< rows and columns of a block of the block-sparse method
-};
 
 struct AttentionBenchmarkRow {
   AttentionBenchmarkCase setting;

@@ -11,12 +11,15 @@
 #include <memory>
 #include <optional>
 #include <type_traits>
+#include <utility>
 
+#include "apps/attention_tuning.hpp"
 #include "apps/collective_run.hpp"
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
 #include "apps/output_file.hpp"
 #include "core/error.hpp"
+#include "core/host_info.hpp"
 
 namespace portolan {
 namespace {
@@ -38,6 +41,7 @@ struct Request {
   AttentionBenchmarkLimits limits;
   std::optional<double> memory_limit_gb;
   std::optional<std::string> out;
+  std::optional<std::string> tune;
 };
 
 std::vector<AttentionBenchmarkCase> cases_of(const Request& request) {
@@ -90,11 +94,44 @@ void write_files(const std::filesystem::path& folder, const std::string& documen
   }
 }
 
+/// Measures tile sizes and keeps the best in the file.
+void tune(const Request& request) {
+  AttentionTileTable table;
+  run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
+    static_cast<void>(choose_layout(request.common, runtime.world().size()));  // one rank only
+    std::vector<AttentionTileTable::Entry> entries;
+    for (const DType dtype : request.dtypes) {
+      for (const std::int64_t head_dim : request.head_dims) {
+        AttentionBenchmarkCase shape = request.shape;
+        shape.dtype = dtype;
+        shape.head_dim = head_dim;
+        const TileSearch search =
+            search_attention_tiles(shape, request.lengths, request.limits.repeat, runtime.device());
+        entries.push_back({.dtype = dtype, .head_dim = head_dim, .tiles = search.best});
+        if (request.common.quiet) continue;
+        for (const TileCandidate& candidate : search.candidates) {
+          fmt::print("{:<4} head_dim {:>3}  {:<40} {:>6.3f}\n", name_of(dtype), head_dim,
+                     candidate.tiles.to_string(), candidate.relative_time);
+        }
+        fmt::print("{:<4} head_dim {:>3}  best: {}\n", name_of(dtype), head_dim,
+                   search.best.to_string());
+        std::fflush(stdout);
+      }
+    }
+    table = AttentionTileTable(host_info().cpu_model, std::move(entries));
+  });
+  write_file(*request.tune, table.to_json().dump(2) + "\n");
+}
+
 void run(Request& request) {
   if (request.shape.key_heads == 0) request.shape.key_heads = request.shape.heads;
   require(request.shape.heads % request.shape.key_heads == 0,
           "--heads {} must be a multiple of --kv-heads {}", request.shape.heads,
           request.shape.key_heads);
+  if (request.tune) {
+    tune(request);
+    return;
+  }
   const Machine machine = describe_machine();
   request.limits.memory_bytes =
       request.memory_limit_gb ? static_cast<std::int64_t>(1e9 * *request.memory_limit_gb)
@@ -202,6 +239,13 @@ void add_number_options(CLI::App& command, Request& request) {
           "--out", [&request](const Text& text) { request.out = text; },
           "Where attention.csv, attention.json and plots go, created if need be")
       ->type_name("DIR");
+  command
+      .add_option_function<Text>(
+          "--tune", [&request](const Text& text) { request.tune = text; },
+          "Instead: measure the tile sizes of method flash for each dtype and head_dim, in "
+          "--repeat "
+          "rounds over all lengths, and write the best to a file for --attention-tiles")
+      ->type_name("FILE");
 }
 
 }  // namespace
@@ -220,7 +264,9 @@ void add_bench_attention_command(CLI::App& bench) {
       "Examples:\n"
       "  portolan bench attention\n"
       "  portolan bench attention --head-dims 16,32,64,128 --lengths 256,1024,4096,16384 --dtypes "
-      "f32,bf16 --out results");
+      "f32,bf16 --out results\n"
+      "  portolan bench attention --tune tiles.json --head-dims 64,128 --dtypes f32,bf16 --heads "
+      "32");
   command->callback([request] { run(*request); });
 }
 

@@ -89,6 +89,7 @@ nlohmann::ordered_json to_json(const Row& row, int ranks) {
       {"prompt_s", times.prompt_s},
       {"prompt_products_s", times.prompt_products_s},
       {"token_s", {{"median", token.median}, {"min", token.minimum}, {"samples", times.token_s}}},
+      {"token_reserved_bytes", times.token_reserved_bytes},
       {"tokens_per_second", static_cast<double>(times.batch) / token.median},
       {"bytes_per_token_and_rank", times.token_bytes},
       {"bytes_per_second", times.decode_rate(ranks)},

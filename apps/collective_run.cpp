@@ -9,7 +9,10 @@
 namespace portolan {
 
 RuntimeOptions runtime_options(const CommonOptions& options) {
-  return {.device = options.device, .threads = options.threads.value_or(0), .link = options.link};
+  return {.device = options.device,
+          .threads = options.threads.value_or(0),
+          .link = options.link,
+          .attention_tiles = options.attention_tiles};
 }
 
 void run_collectively(const RuntimeOptions& options, const std::function<void(Runtime&)>& work) {

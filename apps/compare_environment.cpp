@@ -36,6 +36,7 @@ nlohmann::ordered_json describe_environment(const CompareSettings& settings, con
                 {"repeat", settings.repeat},
                 {"seed", settings.seed},
                 {"emulated_link", settings.emulated_link},
+                {"attention_tiles", settings.attention_tiles},
                 {"device", settings.device},
                 {"quick", settings.quick},
                 {"oversubscribe", settings.oversubscribe}};

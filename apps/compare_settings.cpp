@@ -94,6 +94,7 @@ CompareSettings resolve_settings(const CompareOptions& options, int usable_cores
   settings.device = name_of(options.common.device);
   settings.seed = options.common.seed;
   settings.emulated_link = options.common.link.to_string();
+  settings.attention_tiles = options.common.attention_tiles;
   settings.oversubscribe = options.oversubscribe;
   const int cores = options.common.threads.value_or(usable_cores);
   require(cores <= usable_cores || settings.oversubscribe,
@@ -139,6 +140,7 @@ nlohmann::ordered_json job_specification(const CompareSettings& settings, const 
           {"seed", settings.seed},
           {"threads", job.threads},
           {"emulate_link", settings.emulated_link},
+          {"attention_tiles", settings.attention_tiles},
           {"sample_rows", kSampleRows},
           {"floor_repeat", kFloorRepeats},
           {"protocol", name_of(job.protocol)},

@@ -38,8 +38,9 @@ struct CompareSettings {
   std::filesystem::path out;
   std::string device = "cpu";
   std::uint64_t seed = 0;
-  std::string emulated_link;  ///< as --emulate-link takes it; empty: none
-  int cores = 1;              ///< in total, the same for every job
+  std::string emulated_link;    ///< as --emulate-link takes it; empty: none
+  std::string attention_tiles;  ///< a file; empty: none
+  int cores = 1;                ///< in total, the same for every job
   bool oversubscribe = false;
   bool quick = false;
   double silence_limit_s = 1200.0;  ///< a job that says nothing for so long is ended

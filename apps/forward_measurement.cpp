@@ -3,29 +3,14 @@
 
 #include <algorithm>
 
+#include "apps/benchmark_samples.hpp"
 #include "core/ops.hpp"
-#include "core/timer.hpp"
-#include "parallel/gather_values.hpp"
 
 namespace portolan {
 namespace {
 
 std::uint64_t draw(RandomKey key, std::uint64_t index, std::int64_t bound) {
   return random_words(key, index / 4)[index % 4] % static_cast<std::uint64_t>(bound);
-}
-
-/// Slowest rank's wall time of `work`, all ranks starting together.
-template <typename Work>
-double timed(const Model& model, Work&& work) {
-  Communicator& world = model.context().world();
-  Backend& backend = backend_of(model.device());
-  backend.synchronize();
-  world.barrier();
-  const Stopwatch stopwatch;
-  work();
-  backend.synchronize();
-  const std::vector<double> seconds = gather_values(world, stopwatch.seconds());
-  return *std::ranges::max_element(seconds);
 }
 
 }  // namespace
@@ -64,7 +49,8 @@ ForwardMeasurement::ForwardMeasurement(const Model& model, std::int64_t batch, s
 
 double ForwardMeasurement::forward() {
   logits_ = Tensor();  // its memory is the next result's
-  return timed(model_, [this] { logits_ = model_.forward(ids_, batch_); });
+  return slowest_seconds(model_.context().world(), model_.device(),
+                         [this] { logits_ = model_.forward(ids_, batch_); });
 }
 
 double ForwardMeasurement::floor() {
@@ -88,7 +74,7 @@ double ForwardMeasurement::floor() {
     ops::random_uniform(in.view({m, widest_in}), random_key(0, "floor"), {0, 0, widest_in}, 0.0F,
                         1.0F);
   }
-  return timed(model_, [&] {
+  return slowest_seconds(model_.context().world(), model_.device(), [&] {
     for (const Weight* weight : weights) {
       const std::int64_t k = weight->in_features();
       const std::int64_t n = weight->out_features();

@@ -2,15 +2,14 @@
 #include "apps/generation_benchmark.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include "apps/benchmark_samples.hpp"
 #include "apps/forward_measurement.hpp"
 #include "core/backend.hpp"
 #include "core/ops.hpp"
-#include "core/timer.hpp"
 #include "models/generation/sampling.hpp"
 #include "models/generation/scorer.hpp"
-#include "parallel/gather_values.hpp"
 
 namespace portolan {
 namespace {
@@ -19,17 +18,6 @@ namespace {
 constexpr std::int64_t kReadElements = std::int64_t{1} << 27;
 constexpr int kReadSamples = 12;
 constexpr int kPromptSamples = 3;
-
-/// Seconds of `work` on the slowest rank, all starting together.
-template <class Work>
-double slowest_seconds(const Model& model, Work&& work) {
-  Communicator& world = model.context().world();
-  world.barrier();
-  const Stopwatch stopwatch;
-  work();
-  backend_of(model.device()).synchronize();
-  return largest_value(world, stopwatch.seconds());
-}
 
 /// The products of one forward over a prompt, the head's for the last tokens only.
 class PromptProducts {
@@ -119,12 +107,15 @@ GenerationTimes measure_generation(const Model& model, const GenerationCase& set
   const std::unique_ptr<SequenceScorer> scorer =
       make_scorer(model, setting.prompt_tokens + setting.new_tokens, setting.use_cache);
 
+  const auto seconds = [&model](const std::function<void()>& work) {
+    return slowest_seconds(model.context().world(), model.device(), work);
+  };
   const PromptProducts products(model, setting);
   NextTokenLogits logits = scorer->start(prompts);  // warms up
   products.run();
   for (int i = 0; i < kPromptSamples; ++i) {
-    times.prompt_products_s.push_back(slowest_seconds(model, [&] { products.run(); }));
-    times.prompt_s.push_back(slowest_seconds(model, [&] { logits = scorer->start(prompts); }));
+    times.prompt_products_s.push_back(seconds([&] { products.run(); }));
+    times.prompt_s.push_back(seconds([&] { logits = scorer->start(prompts); }));
   }
 
   const Tensor memory = Tensor::empty({kReadElements}, DType::f32, model.device());
@@ -132,16 +123,17 @@ GenerationTimes measure_generation(const Model& model, const GenerationCase& set
   times.read_bytes = static_cast<std::int64_t>(memory.bytes());
   Backend& backend = backend_of(model.device());
   const auto read = [&] {
-    times.read_s.push_back(
-        slowest_seconds(model, [&] { static_cast<void>(backend.sum_of_squares(memory)); }));
+    times.read_s.push_back(seconds([&] { static_cast<void>(backend.sum_of_squares(memory)); }));
   };
   // Between tokens, so that whatever else the machine does hits both.
   const std::int64_t step = std::max<std::int64_t>(1, setting.new_tokens / kReadSamples);
+  const std::int64_t reserved = backend.allocator().counters().reserved;
   for (std::int64_t token = 0; token < setting.new_tokens; ++token) {
     if (token % step == 0) read();
     const TokenIds ids = likeliest_tokens(logits, setting.batch);
-    times.token_s.push_back(slowest_seconds(model, [&] { logits = scorer->append(ids); }));
+    times.token_s.push_back(seconds([&] { logits = scorer->append(ids); }));
   }
+  times.token_reserved_bytes = backend.allocator().counters().reserved - reserved;
   return times;
 }
 

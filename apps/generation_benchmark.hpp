@@ -17,7 +17,9 @@ struct GenerationTimes {
   std::vector<double> token_s;            ///< each following token
   std::vector<double> read_s;             ///< of one pass over `read_bytes` of memory
   std::int64_t read_bytes = 0;            ///< of each rank
-  std::int64_t token_bytes = 0;           ///< that a rank has to read per token: weights and cache
+  /// That the allocator took from the system for all following tokens, this rank's.
+  std::int64_t token_reserved_bytes = 0;
+  std::int64_t token_bytes = 0;  ///< that a rank has to read per token: weights and cache
 
   /// Bytes per second of all ranks.
   [[nodiscard]] double decode_rate(int ranks) const;

@@ -53,6 +53,9 @@ void add_run_options(CLI::App& command, CommonOptions& options) {
       "N", [&options](const std::string& text) {
         options.threads = static_cast<int>(parse_integer("--threads", text, 1, kMostThreads));
       });
+  add_text_option(command, "--attention-tiles",
+                  "Tile sizes that 'bench attention --tune' measured (default: built-in ones)",
+                  "FILE", [&options](const std::string& text) { options.attention_tiles = text; });
 }
 
 void add_link_option(CLI::App& command, CommonOptions& options) {

@@ -35,12 +35,13 @@ struct CommonOptions {
   std::uint64_t seed = 0;
   Quantization quantization = Quantization::none;  ///< --quantize
   LinkEmulation link;                              ///< --emulate-link
+  std::string attention_tiles;                     ///< --attention-tiles; empty: none
   std::optional<int> threads;  ///< absent: OMP_NUM_THREADS, else cores / local ranks
   bool quiet = false;
   bool json = false;
 };
 
-/// --device, --seed, --threads.
+/// --device, --seed, --threads, --attention-tiles.
 void add_run_options(CLI::App& command, CommonOptions& options);
 /// --emulate-link, of commands whose ranks exchange data.
 void add_link_option(CLI::App& command, CommonOptions& options);

@@ -326,7 +326,8 @@ class Worker {
 void run_worker(const WorkerSpecification& specification) {
   run_collectively({.device = specification.device,
                     .threads = specification.threads,
-                    .link = specification.link},
+                    .link = specification.link,
+                    .attention_tiles = specification.attention_tiles},
                    [&](Runtime& runtime) { Worker(specification, runtime).run(); });
 }
 

@@ -28,6 +28,7 @@ struct WorkerSpecification {
   std::uint64_t seed = 0;
   int threads = 0;
   LinkEmulation link = {};
+  std::string attention_tiles;  ///< a file; empty: none
   std::int64_t sample_rows = 16;
   bool published_protocol = false;
   std::string result;   ///< path of the JSON result

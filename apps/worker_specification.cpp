@@ -38,6 +38,7 @@ WorkerSpecification read_worker_specification(const std::string& path) {
   specification.threads = static_cast<int>(fields.integer("threads", 0, kLargestCount));
   const std::string link = fields.text("emulate_link");
   if (!link.empty()) specification.link = LinkEmulation::parse(link);
+  specification.attention_tiles = fields.text("attention_tiles");
   specification.sample_rows = fields.integer("sample_rows", 0, kLargestCount);
   specification.published_protocol = fields.text("protocol") == "published";
   specification.result = fields.text("result");

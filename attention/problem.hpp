@@ -4,8 +4,10 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "attention/tiles.hpp"
 #include "core/random.hpp"
 #include "core/tensor.hpp"
 
@@ -14,8 +16,6 @@
 /// Letters: B batch, Sq and Sk tokens, H query heads, Hkv key/value heads (H a multiple of Hkv;
 /// query head h reads key/value head h / (H / Hkv)), D head_dim (1 to kMaximumAttentionHeadDim).
 namespace portolan {
-
-inline constexpr std::int64_t kMaximumAttentionHeadDim = 256;
 
 /// A contiguous run of tokens: `length` rows of a tensor that stand at positions `position`,
 /// `position + 1`, ... of sequence `sequence`. Queries see keys of their own sequence only, so that
@@ -113,6 +113,8 @@ struct AttentionProblem {
   AttentionMask mask = {};
   float scale = 1.0F;  ///< multiplies q.k, usually 1 / sqrt(D)
   AttentionDropout dropout = {};
+  /// Absent: what the kernel takes by itself. Kernels whose tiles are fixed do not look at it.
+  std::optional<AttentionTiles> tiles = {};
   /// Added to if not null, by kernels that work in tiles.
   AttentionStatistics* statistics = nullptr;
 };

@@ -19,6 +19,7 @@
 
 #include "attention/attention.hpp"
 #include "attention/portable/portable_attention.hpp"
+#include "attention/tiles.hpp"
 #include "backends/compat/kokkos_runtime.hpp"
 #include "backends/serial/serial_backend.hpp"
 #include "core/backend.hpp"
@@ -98,16 +99,16 @@ void warn_of_shared_gpus(Communicator& world, int gpu) {
 #endif
 }
 
-/// `gpu` is the index of this rank's GPU, negative for none.
-void register_everything(int gpu) {
+/// `gpu` is the index of this rank's GPU, negative for none; `tiles` are of attention on CPUs.
+void register_everything(int gpu, const AttentionTileTable& tiles) {
   register_backend(make_serial_backend());
   register_portable_attention_serial();
 #if defined(PORTOLAN_HAS_OPENMP)
   register_backend(make_openmp_backend());
   for (const AttentionMethod method :
        {AttentionMethod::flash, AttentionMethod::window, AttentionMethod::block_sparse}) {
-    register_attention_kernel(make_openmp_flash_attention(method));
-    register_attention_kernel(make_openmp_flash_attention_backward(method));
+    register_attention_kernel(make_openmp_flash_attention(method, tiles));
+    register_attention_kernel(make_openmp_flash_attention_backward(method, tiles));
   }
   register_portable_attention_openmp();
 #endif
@@ -117,6 +118,7 @@ void register_everything(int gpu) {
 #else
   static_cast<void>(gpu);
 #endif
+  static_cast<void>(tiles);  // a build without OpenMP has no kernel that looks at it
 }
 
 }  // namespace
@@ -160,7 +162,10 @@ struct Runtime::State {
         run_on_openmp_team(threads, body);
       });
     }
-    register_everything(gpu);
+    if (!options.attention_tiles.empty()) {
+      tiles = AttentionTileTable::read(options.attention_tiles, host_info().cpu_model);
+    }
+    register_everything(gpu, tiles);
     static_cast<void>(backend_of(device));  // says so if this build has no such device
   }
 
@@ -210,6 +215,7 @@ struct Runtime::State {
   int threads = 1;
   int gpu = -1;  // of this rank; negative: this build has no CUDA
   std::string binding;
+  AttentionTileTable tiles;
   std::optional<KokkosRuntime> kokkos;
 };
 
@@ -227,6 +233,9 @@ nlohmann::ordered_json Runtime::description() const {
   description["kokkos"] = kokkos_version();
   description["kokkos_execution_spaces"] = kokkos_execution_spaces();
   description["backend"] = backend_of(state_->device).description();
+  if (!state_->tiles.entries().empty()) {
+    description["attention_tiles"] = state_->tiles.to_json()["attention_tiles"];
+  }
   description["topology"] = state_->topology->to_json();
   return description;
 }

@@ -17,6 +17,8 @@ struct RuntimeOptions {
   int threads = 0;
   /// Of the world's communicator and the meshes made from it.
   LinkEmulation link = {};
+  /// File of tile sizes that were measured on this machine; empty: the kernels' own.
+  std::string attention_tiles = {};
   /// For work that one rank does while the others wait: the deadline of every wait is at least
   /// this long.
   std::chrono::milliseconds least_deadline{0};

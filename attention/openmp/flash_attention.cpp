@@ -9,6 +9,7 @@
 #include <numbers>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "attention/openmp/flash_plan.hpp"
@@ -339,7 +340,8 @@ class Worker {
 
 class FlashKernel final : public AttentionForwardKernel {
  public:
-  explicit FlashKernel(AttentionMethod method) : method_(method) {}
+  FlashKernel(AttentionMethod method, AttentionTileTable tiles)
+      : method_(method), tiles_(std::move(tiles)) {}
 
   [[nodiscard]] DeviceKind device() const override { return DeviceKind::cpu; }
   [[nodiscard]] AttentionMethod method() const override { return method_; }
@@ -349,12 +351,12 @@ class FlashKernel final : public AttentionForwardKernel {
   }
 
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
-    return FlashPlan(problem, omp_get_max_threads()).workspace_bytes();
+    return plan_of(problem).workspace_bytes();
   }
 
   void forward(const AttentionProblem& problem, const Tensor& out,
                const Tensor& log_sum_exp) const override {
-    const FlashPlan plan(problem, omp_get_max_threads());
+    const FlashPlan plan = plan_of(problem);
     const Tensor memory = Tensor::empty({static_cast<std::int64_t>(plan.workspace_bytes())},
                                         DType::u8, problem.q.device());
     auto* splits = reinterpret_cast<float*>(
@@ -380,14 +382,22 @@ class FlashKernel final : public AttentionForwardKernel {
   }
 
  private:
+  [[nodiscard]] FlashPlan plan_of(const AttentionProblem& problem) const {
+    const AttentionTiles tiles =
+        problem.tiles ? *problem.tiles : tiles_.find(problem.q.dtype(), problem.q.dim(3));
+    return {problem, tiles, omp_get_max_threads()};
+  }
+
   AttentionMethod method_;
+  AttentionTileTable tiles_;
 };
 
 }  // namespace
 }  // namespace flash
 
-std::unique_ptr<AttentionForwardKernel> make_openmp_flash_attention(AttentionMethod method) {
-  return std::make_unique<flash::FlashKernel>(method);
+std::unique_ptr<AttentionForwardKernel> make_openmp_flash_attention(AttentionMethod method,
+                                                                    AttentionTileTable tiles) {
+  return std::make_unique<flash::FlashKernel>(method, std::move(tiles));
 }
 
 }  // namespace portolan

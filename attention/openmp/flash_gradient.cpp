@@ -388,7 +388,8 @@ void clear_unseen(const GradientPlan& plan, const AttentionProblem& problem,
 
 class FlashGradientKernel final : public AttentionBackwardKernel {
  public:
-  explicit FlashGradientKernel(AttentionMethod method) : method_(method) {}
+  FlashGradientKernel(AttentionMethod method, AttentionTileTable tiles)
+      : method_(method), tiles_(std::move(tiles)) {}
 
   [[nodiscard]] DeviceKind device() const override { return DeviceKind::cpu; }
   [[nodiscard]] AttentionMethod method() const override { return method_; }
@@ -398,12 +399,12 @@ class FlashGradientKernel final : public AttentionBackwardKernel {
   }
 
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
-    return GradientPlan(problem, omp_get_max_threads()).workspace_bytes();
+    return plan_of(problem).workspace_bytes();
   }
 
   void backward(const AttentionProblem& problem,
                 const AttentionGradients& gradients) const override {
-    const GradientPlan plan(problem, omp_get_max_threads());
+    const GradientPlan plan = plan_of(problem);
     const Tensor memory = Tensor::empty({static_cast<std::int64_t>(plan.workspace_bytes())},
                                         DType::u8, problem.q.device());
     if (!gradients.accumulate) clear_unseen(plan, problem, gradients);
@@ -430,7 +431,14 @@ class FlashGradientKernel final : public AttentionBackwardKernel {
   }
 
  private:
+  [[nodiscard]] GradientPlan plan_of(const AttentionProblem& problem) const {
+    const AttentionTiles tiles =
+        problem.tiles ? *problem.tiles : tiles_.find(problem.q.dtype(), problem.q.dim(3));
+    return {problem, tiles, omp_get_max_threads()};
+  }
+
   AttentionMethod method_;
+  AttentionTileTable tiles_;
 };
 
 }  // namespace
@@ -439,8 +447,8 @@ class FlashGradientKernel final : public AttentionBackwardKernel {
 namespace portolan {
 
 std::unique_ptr<AttentionBackwardKernel> make_openmp_flash_attention_backward(
-    AttentionMethod method) {
-  return std::make_unique<flash::FlashGradientKernel>(method);
+    AttentionMethod method, AttentionTileTable tiles) {
+  return std::make_unique<flash::FlashGradientKernel>(method, std::move(tiles));
 }
 
 }  // namespace portolan

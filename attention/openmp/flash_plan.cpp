@@ -9,9 +9,6 @@
 namespace portolan::flash {
 namespace {
 
-// Of keys and values, half of a common level 2 cache.
-constexpr std::size_t kBlockBytes = std::size_t{512} << 10;
-constexpr std::int64_t kMaximumChunkTiles = 64;
 // Query rows of a key head for which reading keys takes longer than multiplying with them.
 constexpr std::int64_t kInPlaceRows = 8;
 // Query tiles of a key head that are few enough to cut along the keys, and key tiles of a split.
@@ -56,7 +53,8 @@ int useful_threads(double operations, int available_threads) {
       std::clamp(operations / kOperationsOfThread, 1.0, static_cast<double>(available_threads)));
 }
 
-FlashPlan::FlashPlan(const AttentionProblem& problem, int available_threads)
+FlashPlan::FlashPlan(const AttentionProblem& problem, const AttentionTiles& tiles,
+                     int available_threads)
     : format(operand_format(problem.q.dtype())),
       query_tiles(split_queries(problem, kQueryTile)),
       key_tiles(problem, kKeyTile) {
@@ -68,16 +66,18 @@ FlashPlan::FlashPlan(const AttentionProblem& problem, int available_threads)
   if (in_place) format = OperandFormat::single;
   value_dim = padded_value_dim(head_dim);
   query_dim = in_place ? value_dim : padded_query_dim(head_dim, format);
-  share_out(problem, available_threads);
+  share_out(problem, tiles.forward_chunk, available_threads);
 
   const std::size_t tile_bytes = key_tile_bytes() + value_tile_bytes();
+  const auto block_bytes = static_cast<std::size_t>(tiles.block_kib) << 10;
   block_tiles = static_cast<int>(std::clamp<std::size_t>(
-      kBlockBytes / tile_bytes, 1,
+      block_bytes / tile_bytes, 1,
       std::max<std::size_t>(static_cast<std::size_t>(key_tiles.size()), 1)));
   place_scratch();
 }
 
-void FlashPlan::share_out(const AttentionProblem& problem, int available_threads) {
+void FlashPlan::share_out(const AttentionProblem& problem, std::int64_t most_tiles,
+                          int available_threads) {
   const int useful = useful_threads(
       4.0 * static_cast<double>(problem.q.elements() * problem.k.dim(1)), available_threads);
   const std::int64_t tiles = std::ssize(query_tiles);
@@ -90,7 +90,7 @@ void FlashPlan::share_out(const AttentionProblem& problem, int available_threads
     // Several tasks a thread even out what a causal mask makes uneven; one thread needs none of it.
     const std::int64_t wanted = useful == 1 ? 1 : 4 * useful;
     const std::int64_t tiles_of_task =
-        std::clamp<std::int64_t>(divide_up(tiles * key_heads, wanted), 1, kMaximumChunkTiles);
+        std::clamp<std::int64_t>(divide_up(tiles * key_heads, wanted), 1, most_tiles);
     chunks = divide_up(tiles, tiles_of_task);
     chunk_tiles = chunks == 0 ? 1 : static_cast<int>(divide_up(tiles, chunks));
     split_tiles = key_tiles.size();

@@ -23,7 +23,7 @@ namespace portolan::flash {
 /// Haziza, Massa, Sizov 2023): a task is one split of the keys of a key head with all its queries,
 /// and splits are merged in order afterwards.
 struct FlashPlan {
-  FlashPlan(const AttentionProblem& problem, int available_threads);
+  FlashPlan(const AttentionProblem& problem, const AttentionTiles& tiles, int available_threads);
 
   OperandFormat format = OperandFormat::single;
   std::vector<QueryTile> query_tiles;  ///< of one key head
@@ -74,7 +74,7 @@ struct FlashPlan {
   }
 
  private:
-  void share_out(const AttentionProblem& problem, int available_threads);
+  void share_out(const AttentionProblem& problem, std::int64_t most_tiles, int available_threads);
   void place_scratch();
 };
 

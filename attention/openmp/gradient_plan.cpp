@@ -9,14 +9,13 @@
 namespace portolan::flash {
 namespace {
 
-// Two, so that what is read of a key tile serves twice while it is near.
-constexpr std::int64_t kChunkTiles = 2;
 // Idle time above which threads share key heads.
 constexpr double kTolerableImbalance = 1.1;
 
 }  // namespace
 
-GradientPlan::GradientPlan(const AttentionProblem& problem, int available_threads)
+GradientPlan::GradientPlan(const AttentionProblem& problem, const AttentionTiles& tiles,
+                           int available_threads)
     : format(operand_format(problem.q.dtype())),
       head_dim(static_cast<int>(problem.q.dim(3))),
       query_dim(padded_query_dim(head_dim, format)),
@@ -24,10 +23,12 @@ GradientPlan::GradientPlan(const AttentionProblem& problem, int available_thread
       key_heads(problem.q.dim(0) * problem.k.dim(2)),
       key_tiles(problem, kKeyTile),
       query_tiles(split_queries(problem, kGradientQueryTile)),
-      chunks((std::ssize(query_tiles) + kChunkTiles - 1) / kChunkTiles) {
+      chunk_tiles(std::clamp<std::int64_t>(std::ssize(query_tiles), 1, tiles.backward_chunk)),
+      chunks((std::ssize(query_tiles) + chunk_tiles - 1) / chunk_tiles) {
   list_visits();
-  const double products = 10.0 * kKeyTile * kGradientQueryTile * head_dim * kChunkTiles *
-                          static_cast<double>(visits_.size()) * static_cast<double>(key_heads);
+  const double products = 10.0 * kKeyTile * kGradientQueryTile * head_dim *
+                          static_cast<double>(chunk_tiles) * static_cast<double>(visits_.size()) *
+                          static_cast<double>(key_heads);
   const int useful = useful_threads(products, available_threads);
   const auto idle = [&](std::int64_t count) {
     const std::int64_t rounds = (key_heads + count - 1) / count;
@@ -41,8 +42,8 @@ GradientPlan::GradientPlan(const AttentionProblem& problem, int available_thread
 }
 
 std::span<const QueryTile> GradientPlan::tiles_of(std::int64_t chunk) const {
-  const std::int64_t begin = chunk * kChunkTiles;
-  const std::int64_t count = std::min(kChunkTiles, std::ssize(query_tiles) - begin);
+  const std::int64_t begin = chunk * chunk_tiles;
+  const std::int64_t count = std::min(chunk_tiles, std::ssize(query_tiles) - begin);
   return std::span(query_tiles)
       .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
 }
@@ -118,7 +119,7 @@ void GradientPlan::place_scratch() {
   constexpr std::size_t kScores = static_cast<std::size_t>(kRows) * kKeyTile;
   const std::size_t pairs = format == OperandFormat::pair ? kScores * sizeof(BFloat16) : 0;
   ScratchLayout of_thread;
-  thread_scratch.query_tiles = of_thread.place(kChunkTiles * query_scratch.bytes);
+  thread_scratch.query_tiles = of_thread.place(chunk_tiles * query_scratch.bytes);
   thread_scratch.scores = of_thread.place(kScores * sizeof(float));
   thread_scratch.weight_slopes = of_thread.place(kScores * sizeof(float));
   thread_scratch.pair_weights = of_thread.place(pairs);

@@ -20,7 +20,7 @@ namespace portolan::flash {
 /// threads run chunks side by side and each waits at a key tile for the chunk before, which is
 /// usually one key tile ahead.
 struct GradientPlan {
-  GradientPlan(const AttentionProblem& problem, int available_threads);
+  GradientPlan(const AttentionProblem& problem, const AttentionTiles& tiles, int available_threads);
 
   /// A chunk's visit to a key tile, the `turn`-th of all chunks.
   struct Visit {
@@ -35,6 +35,7 @@ struct GradientPlan {
   std::int64_t key_heads = 0;  ///< times batch
   KeyTiles key_tiles;
   std::vector<QueryTile> query_tiles;
+  std::int64_t chunk_tiles = 1;  ///< query tiles of a chunk
   std::int64_t chunks = 0;
   int threads = 1;
   bool chunks_side_by_side = false;

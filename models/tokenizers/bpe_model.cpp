@@ -56,16 +56,7 @@ void BpeModel::encode(std::string_view word, Scratch& scratch, std::vector<Token
 
 void BpeModel::encode_cached(std::string_view word, Scratch& scratch,
                              std::vector<TokenId>& out) const {
-  const bool remember = word.size() <= WordCache::kLongestWord;
-  if (remember) {
-    if (const auto known = scratch.cache.find(word)) {
-      out.insert(out.end(), known->begin(), known->end());
-      return;
-    }
-  }
-  encode_word(word, scratch);
-  out.insert(out.end(), scratch.symbols.begin(), scratch.symbols.end());
-  if (remember) scratch.cache.insert(word, scratch.symbols);
+  encode_remembered(word, scratch, out, [&] { encode_word(word, scratch); });
 }
 
 void BpeModel::encode_word(std::string_view word, Scratch& scratch) const {

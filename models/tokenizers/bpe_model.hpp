@@ -9,7 +9,7 @@
 
 #include "models/tokenizers/bpe_merges.hpp"
 #include "models/tokenizers/vocabulary.hpp"
-#include "models/tokenizers/word_cache.hpp"
+#include "models/tokenizers/word_encoder.hpp"
 
 namespace portolan {
 
@@ -27,22 +27,12 @@ struct BpeOptions {
 };
 
 /// Turns words into tokens by byte pair encoding.
-class BpeModel {
+class BpeModel : public WordEncoder {
  public:
-  /// Memory that calls reuse, and what they remember. Not to be shared by threads, nor by models.
-  struct Scratch {
-    BpeMerges::Scratch merges;
-    WordCache cache;
-    std::vector<TokenId> symbols;
-    std::string byte_level_word;
-  };
-
   BpeModel(Vocabulary vocabulary, BpeMerges merges, BpeOptions options);
 
-  [[nodiscard]] const Vocabulary& vocabulary() const noexcept { return vocabulary_; }
-
-  /// Appends the tokens of `word`, which must be UTF-8.
-  void encode(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const;
+  [[nodiscard]] const Vocabulary& vocabulary() const noexcept override { return vocabulary_; }
+  void encode(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const override;
 
  private:
   [[nodiscard]] bool merges_stay_within_words() const;

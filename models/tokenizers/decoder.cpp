@@ -38,9 +38,15 @@ void read_steps(const JsonObject& object, Decoder& out) {
     out.add([marker = read_character(object, "replacement"), drop_first] {
       return make_metaspace_stage(marker, drop_first);
     });
+  } else if (type == "WordPiece") {
+    const bool clean_up = object.boolean("cleanup", true);
+    out.add([prefix = object.text("prefix"), clean_up] {
+      return make_word_piece_stage(prefix, clean_up);
+    });
   } else {
-    object.fail("type",
-                "one of Sequence, ByteLevel, ByteFallback, Fuse, Strip, Replace, Metaspace");
+    object.fail(
+        "type",
+        "one of Sequence, ByteLevel, ByteFallback, Fuse, Strip, Replace, Metaspace, WordPiece");
   }
 }
 

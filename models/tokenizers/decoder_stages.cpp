@@ -2,6 +2,7 @@
 #include "models/tokenizers/decoder_stages.hpp"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstdint>
 #include <optional>
@@ -242,6 +243,53 @@ class MetaspaceStage : public DecoderStage {
   bool drop_;
 };
 
+/// What goes between words in English text, and what it becomes.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kCleanUps{
+    {{" .", "."},
+     {" ?", "?"},
+     {" !", "!"},
+     {" ,", ","},
+     {" ' ", "'"},
+     {" n't", "n't"},
+     {" 'm", "'m"},
+     {" do not", " don't"},
+     {" 's", "'s"},
+     {" 've", "'ve"},
+     {" 're", "'re"}}};
+
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+  for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at)) {
+    text.replace(at, from.size(), to);
+    at += to.size();
+  }
+}
+
+class WordPieceStage : public WholeTokenStage {
+ public:
+  WordPieceStage(std::string prefix, bool clean_up)
+      : prefix_(std::move(prefix)), clean_up_(clean_up) {}
+
+  void push_token(std::string_view token, const TokenPartSink& sink) override {
+    std::string text;
+    if (std::exchange(first_, false)) {
+      text = token;
+    } else if (token.starts_with(prefix_)) {
+      text = token.substr(prefix_.size());
+    } else {
+      text.assign(" ").append(token);
+    }
+    if (clean_up_) {
+      for (const auto& [from, to] : kCleanUps) replace_all(text, from, to);
+    }
+    sink({text});
+  }
+
+ private:
+  std::string prefix_;
+  bool clean_up_;
+  bool first_ = true;
+};
+
 }  // namespace
 
 std::unique_ptr<DecoderStage> make_joining_stage() { return std::make_unique<JoiningStage>(); }
@@ -266,6 +314,10 @@ std::unique_ptr<DecoderStage> make_replacing_stage(std::shared_ptr<const Pattern
 
 std::unique_ptr<DecoderStage> make_metaspace_stage(std::string marker, bool drop_first) {
   return std::make_unique<MetaspaceStage>(std::move(marker), drop_first);
+}
+
+std::unique_ptr<DecoderStage> make_word_piece_stage(std::string prefix, bool clean_up) {
+  return std::make_unique<WordPieceStage>(std::move(prefix), clean_up);
 }
 
 }  // namespace portolan

@@ -30,4 +30,9 @@ namespace portolan {
 [[nodiscard]] std::unique_ptr<DecoderStage> make_metaspace_stage(std::string marker,
                                                                  bool drop_first);
 
+/// Tokens that begin with `prefix` continue the one before; a space before each other but the
+/// first. With `clean_up` none before punctuation and the English contractions.
+[[nodiscard]] std::unique_ptr<DecoderStage> make_word_piece_stage(std::string prefix,
+                                                                  bool clean_up);
+
 }  // namespace portolan

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/tokenizers/normalizer.hpp"
 
+#include <algorithm>
+#include <array>
 #include <functional>
 #include <utility>
 
@@ -69,6 +71,60 @@ void collapse_spaces(std::string& text) {
   text = std::move(result);
 }
 
+/// Control characters go, white space becomes U+0020.
+void clean_text(std::string& text) {
+  std::string result;
+  result.reserve(text.size());
+  for (std::size_t position = 0; position < text.size();) {
+    const char32_t character = next_character(text, position);
+    const bool is_line = character == '\t' || character == '\n' || character == '\r';
+    if (character == 0xFFFD || (is_other(character) && !is_line)) continue;
+    append_utf8(result, is_line || is_white_space(character) ? U' ' : character);
+  }
+  text = std::move(result);
+}
+
+/// The blocks of Chinese characters as BERT's own code lists them.
+bool is_chinese(char32_t character) {
+  static constexpr std::array<std::pair<char32_t, char32_t>, 8> kRanges{{{0x4E00, 0x9FFF},
+                                                                         {0x3400, 0x4DBF},
+                                                                         {0x20000, 0x2A6DF},
+                                                                         {0x2A700, 0x2B73F},
+                                                                         {0x2B740, 0x2B81F},
+                                                                         {0x2B920, 0x2CEAF},
+                                                                         {0xF900, 0xFAFF},
+                                                                         {0x2F800, 0x2FA1F}}};
+  return std::ranges::any_of(kRanges, [character](const auto& range) {
+    return character >= range.first && character <= range.second;
+  });
+}
+
+/// Makes each Chinese character a word.
+void space_chinese(std::string& text) {
+  std::string result;
+  result.reserve(text.size());
+  for (std::size_t position = 0; position < text.size();) {
+    const char32_t character = next_character(text, position);
+    const bool alone = is_chinese(character);
+    if (alone) result += ' ';
+    append_utf8(result, character);
+    if (alone) result += ' ';
+  }
+  text = std::move(result);
+}
+
+void read_bert_steps(const JsonObject& object, std::vector<Step>& steps) {
+  const bool lower = object.boolean("lowercase");
+  if (object.boolean("clean_text")) steps.push_back(make_step(clean_text));
+  if (object.boolean("handle_chinese_chars")) steps.push_back(make_step(space_chinese));
+  if (object.boolean("strip_accents", lower)) {
+    steps.push_back(make_step([](std::string& text) {
+      text = strip_nonspacing_marks(normalize_unicode(text, UnicodeForm::nfd));
+    }));
+  }
+  if (lower) steps.push_back(make_step([](std::string& text) { text = lowercase(text); }));
+}
+
 void read_steps(const JsonObject& object, std::vector<Step>& steps) {
   const std::string type = object.text("type");
   if (type == "Sequence") {
@@ -101,10 +157,12 @@ void read_steps(const JsonObject& object, std::vector<Step>& steps) {
       append_byte_level(result, text);
       text = std::move(result);
     }));
+  } else if (type == "BertNormalizer") {
+    read_bert_steps(object, steps);
   } else {
     object.fail("type",
                 "one of Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Prepend, "
-                "Replace, ByteLevel");
+                "Replace, ByteLevel, BertNormalizer");
   }
 }
 

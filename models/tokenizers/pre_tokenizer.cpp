@@ -161,6 +161,9 @@ void read_steps(const JsonObject& object, PreTokenizer& out) {
                                            SplitBehavior::removed, true));
   } else if (type == "WhitespaceSplit") {
     out.add(std::make_unique<CharacterSplit>(is_white_space, SplitBehavior::removed));
+  } else if (type == "BertPreTokenizer") {
+    out.add(std::make_unique<CharacterSplit>(is_white_space, SplitBehavior::removed));
+    out.add(std::make_unique<CharacterSplit>(is_punctuation, SplitBehavior::isolated));
   } else if (type == "Punctuation") {
     out.add(std::make_unique<CharacterSplit>(
         is_punctuation, object.has("behavior") ? read_behavior(object) : SplitBehavior::isolated));
@@ -170,7 +173,7 @@ void read_steps(const JsonObject& object, PreTokenizer& out) {
   } else {
     object.fail("type",
                 "one of Sequence, ByteLevel, Split, Digits, Metaspace, Whitespace, "
-                "WhitespaceSplit, Punctuation, CharDelimiterSplit");
+                "WhitespaceSplit, Punctuation, CharDelimiterSplit, BertPreTokenizer");
   }
 }
 

@@ -27,7 +27,7 @@ std::string_view name_of(TokenizerFormat format) {
 struct Tokenizer::State {
   explicit State(TokenizerParts all) : parts(std::move(all)) {
     for (const AddedToken& token : parts.added_tokens) {
-      if (!parts.model.vocabulary().token(token.id)) added.add(token.content, token.id);
+      if (!parts.model->vocabulary().token(token.id)) added.add(token.content, token.id);
       if (token.special) special_ids.insert(token.id);
       if (token.pattern.empty()) continue;
       (token.normalized ? in_normalized : in_text).add(token);
@@ -35,7 +35,8 @@ struct Tokenizer::State {
     }
   }
 
-  void encode(std::string_view text, BpeModel::Scratch& scratch, std::vector<TokenId>& out) const {
+  void encode(std::string_view text, WordEncoder::Scratch& scratch,
+              std::vector<TokenId>& out) const {
     in_text.split(text, [&](std::string_view part, std::optional<TokenId> id) {
       if (id) return out.push_back(*id);
       const bool at_start = part.data() == text.data();
@@ -44,13 +45,13 @@ struct Tokenizer::State {
     });
   }
 
-  void encode_normalized(std::string_view text, bool at_start, BpeModel::Scratch& scratch,
+  void encode_normalized(std::string_view text, bool at_start, WordEncoder::Scratch& scratch,
                          std::vector<TokenId>& out) const {
     in_normalized.split(text, [&](std::string_view part, std::optional<TokenId> id) {
       if (id) return out.push_back(*id);
       parts.pre_tokenizer.split(
           {part, at_start && part.data() == text.data()},
-          [&](const TextPiece& word) { parts.model.encode(word.text, scratch, out); });
+          [&](const TextPiece& word) { parts.model->encode(word.text, scratch, out); });
     });
   }
 
@@ -65,7 +66,7 @@ struct Tokenizer::State {
 
   /// Of the thread that holds `busy`; others make do with memory of their own.
   std::mutex busy;
-  BpeModel::Scratch scratch;
+  WordEncoder::Scratch scratch;
 };
 
 Tokenizer::Tokenizer(TokenizerParts parts) : state_(std::make_unique<State>(std::move(parts))) {}
@@ -88,7 +89,7 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special) 
   if (lock.owns_lock()) {
     state_->encode(text, state_->scratch, ids);
   } else {
-    BpeModel::Scratch scratch;
+    WordEncoder::Scratch scratch;
     state_->encode(text, scratch, ids);
   }
   if (add_special) ids.insert(ids.end(), around.suffix.begin(), around.suffix.end());
@@ -103,16 +104,16 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special) c
 }
 
 std::size_t Tokenizer::vocab_size() const noexcept {
-  return state_->parts.model.vocabulary().size() + state_->added.size();
+  return state_->parts.model->vocabulary().size() + state_->added.size();
 }
 
 std::optional<TokenId> Tokenizer::find(std::string_view token) const {
   const auto id = state_->added.find(token);
-  return id ? id : state_->parts.model.vocabulary().find(token);
+  return id ? id : state_->parts.model->vocabulary().find(token);
 }
 
 std::optional<std::string_view> Tokenizer::token(TokenId id) const {
-  const auto token = state_->parts.model.vocabulary().token(id);
+  const auto token = state_->parts.model->vocabulary().token(id);
   return token ? token : state_->added.token(id);
 }
 

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "models/tokenizers/added_tokens.hpp"
-#include "models/tokenizers/bpe_model.hpp"
 #include "models/tokenizers/decoder.hpp"
 #include "models/tokenizers/normalizer.hpp"
 #include "models/tokenizers/post_processor.hpp"
 #include "models/tokenizers/pre_tokenizer.hpp"
 #include "models/tokenizers/vocabulary.hpp"
+#include "models/tokenizers/word_encoder.hpp"
 
 namespace portolan {
 
@@ -43,7 +43,7 @@ struct TokenizerParts {
   std::vector<AddedToken> added_tokens;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
-  BpeModel model;
+  std::unique_ptr<const WordEncoder> model;
   PostProcessor post_processor;
   Decoder decoder;
   SpecialTokens special;
@@ -62,7 +62,7 @@ class Tokenizer {
   /// Throws UsageError if `text` is not UTF-8. Time is n log n in the worst case.
   [[nodiscard]] std::vector<TokenId> encode(std::string_view text, bool add_special = true) const;
 
-  /// The text of `ids`: always UTF-8, nothing cleaned up. Ids without a token have no text.
+  /// The text of `ids`: always UTF-8. Ids without a token have no text.
   [[nodiscard]] std::string decode(std::span<const TokenId> ids, bool skip_special = false) const;
 
   /// Tokens, added ones included.

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/tokenizers/tokenizer_json.hpp"
 
+#include <memory>
 #include <utility>
 
 #include "core/error.hpp"
 #include "core/json_file.hpp"
 #include "core/printable.hpp"
+#include "models/tokenizers/bpe_model.hpp"
 #include "models/tokenizers/token_fields.hpp"
+#include "models/tokenizers/word_piece_model.hpp"
 
 namespace portolan {
 namespace {
 
 using nlohmann::json;
+
+constexpr std::int64_t kMostWordCharacters = std::int64_t{1} << 20;
 
 Vocabulary read_vocabulary(const JsonObject& model) {
   const JsonObject tokens = model.object("vocab");
@@ -69,10 +74,7 @@ void refuse_unless_empty(const JsonObject& model, std::string_view name) {
   if (model.has(name) && !model.text(name).empty()) model.fail(name, "null or \"\"");
 }
 
-BpeModel read_model(const JsonObject& root, bool byte_level) {
-  const JsonObject model = root.object("model");
-  // Old files do not say that it is BPE.
-  if (model.has("type") && model.text("type") != "BPE") model.fail("type", "BPE");
+std::unique_ptr<const WordEncoder> read_bpe(const JsonObject& model, bool byte_level) {
   if (model.has("dropout") && model.number("dropout", 0.0, 1.0) != 0.0) {
     model.fail("dropout", "null or 0");
   }
@@ -89,7 +91,31 @@ BpeModel read_model(const JsonObject& root, bool byte_level) {
     options.unknown = vocabulary.find(model.text("unk_token"));
     if (!options.unknown) model.fail("unk_token", "a token of vocab");
   }
-  return {std::move(vocabulary), std::move(merges), options};
+  return std::make_unique<BpeModel>(std::move(vocabulary), std::move(merges), options);
+}
+
+std::unique_ptr<const WordEncoder> read_word_piece(const JsonObject& model) {
+  Vocabulary vocabulary = read_vocabulary(model);
+  const auto unknown = vocabulary.find(model.text("unk_token"));
+  if (!unknown) model.fail("unk_token", "a token of vocab");
+  WordPieceOptions options;
+  options.unknown = *unknown;
+  options.continuing_prefix = model.text("continuing_subword_prefix");
+  options.longest_word =
+      static_cast<std::size_t>(model.integer("max_input_chars_per_word", 1, kMostWordCharacters));
+  return std::make_unique<WordPieceModel>(std::move(vocabulary), std::move(options));
+}
+
+std::unique_ptr<const WordEncoder> read_model(const JsonObject& root, bool byte_level) {
+  const JsonObject model = root.object("model");
+  // Old files do not say that it is BPE.
+  const std::string type = model.has("type") ? model.text("type") : "BPE";
+  if (type == "BPE") return read_bpe(model, byte_level);
+  if (type != "WordPiece") model.fail("type", "BPE or WordPiece");
+  if (byte_level) {
+    model.refuse("type", "WordPiece takes characters, and the pre-tokenizer makes bytes of them");
+  }
+  return read_word_piece(model);
 }
 
 AddedToken read_added_token(const JsonObject& object, const Normalizer& normalizer) {
@@ -146,9 +172,9 @@ std::optional<TokenId> find_any(const Tokenizer& tokenizer,
 SpecialTokens usual_special_tokens(const Tokenizer& tokenizer) {
   return {.bos = find_any(tokenizer, {"<s>", "<|begin_of_text|>", "<|endoftext|>"}),
           .eos = find_any(tokenizer, {"</s>", "<|end_of_text|>", "<|endoftext|>"}),
-          .unknown = find_any(tokenizer, {"<unk>"}),
-          .pad = find_any(tokenizer, {"<pad>"}),
-          .mask = find_any(tokenizer, {"<mask>"})};
+          .unknown = find_any(tokenizer, {"<unk>", "[UNK]"}),
+          .pad = find_any(tokenizer, {"<pad>", "[PAD]"}),
+          .mask = find_any(tokenizer, {"<mask>", "[MASK]"})};
 }
 
 }  // namespace
@@ -162,12 +188,12 @@ Tokenizer parse_tokenizer_json(std::string_view text, const std::string& source)
   if (root.has("normalizer")) normalizer = read_normalizer(root.object("normalizer"));
   PreTokenizer pre_tokenizer;
   if (root.has("pre_tokenizer")) pre_tokenizer = read_pre_tokenizer(root.object("pre_tokenizer"));
-  BpeModel model = read_model(root, pre_tokenizer.byte_level());
-  std::vector<AddedToken> added = read_added_tokens(root, model.vocabulary(), normalizer);
+  std::unique_ptr<const WordEncoder> model = read_model(root, pre_tokenizer.byte_level());
+  std::vector<AddedToken> added = read_added_tokens(root, model->vocabulary(), normalizer);
   PostProcessor post_processor;
   if (root.has("post_processor")) {
     const auto is_token = [&](TokenId id) {
-      return model.vocabulary().token(id).has_value() ||
+      return model->vocabulary().token(id).has_value() ||
              std::ranges::any_of(added, [&](const AddedToken& each) { return each.id == id; });
     };
     post_processor = read_post_processor(root.object("post_processor"), is_token);

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <utility>
 
 #include "core/error.hpp"
 #include "core/printable.hpp"
+#include "models/tokenizers/bpe_model.hpp"
 #include "models/tokenizers/sentencepiece_model.hpp"
 
 namespace portolan {
@@ -117,14 +119,15 @@ Tokenizer parse_tokenizer_sentencepiece(std::string_view bytes, const std::strin
                               .mask = std::nullopt};
   PostProcessor post_processor;
   if (special.bos) post_processor.prefix = {*special.bos};
-  return Tokenizer({.format = TokenizerFormat::sentencepiece,
-                    .added_tokens = std::move(added),
-                    .normalizer = make_normalizer(model),
-                    .pre_tokenizer = {},
-                    .model = {std::move(vocabulary), std::move(merges), options},
-                    .post_processor = std::move(post_processor),
-                    .decoder = make_space_marker_decoder(model.add_dummy_prefix),
-                    .special = special});
+  return Tokenizer(
+      {.format = TokenizerFormat::sentencepiece,
+       .added_tokens = std::move(added),
+       .normalizer = make_normalizer(model),
+       .pre_tokenizer = {},
+       .model = std::make_unique<BpeModel>(std::move(vocabulary), std::move(merges), options),
+       .post_processor = std::move(post_processor),
+       .decoder = make_space_marker_decoder(model.add_dummy_prefix),
+       .special = special});
 }
 
 }  // namespace portolan

@@ -3,10 +3,12 @@
 
 #include <array>
 #include <charconv>
+#include <memory>
 #include <utility>
 
 #include "core/error.hpp"
 #include "core/printable.hpp"
+#include "models/tokenizers/bpe_model.hpp"
 #include "models/tokenizers/byte_level.hpp"
 
 namespace portolan {
@@ -180,14 +182,15 @@ Tokenizer parse_tokenizer_tiktoken(std::string_view bytes, const std::string& so
                           .mask = std::nullopt};
   PostProcessor post_processor;
   post_processor.prefix.push_back(special[0].id);
-  return Tokenizer({.format = TokenizerFormat::tiktoken,
-                    .added_tokens = std::move(special),
-                    .normalizer = {},
-                    .pre_tokenizer = std::move(pre_tokenizer),
-                    .model = {std::move(vocabulary), std::move(merges), options},
-                    .post_processor = std::move(post_processor),
-                    .decoder = make_byte_level_decoder(),
-                    .special = ids});
+  return Tokenizer(
+      {.format = TokenizerFormat::tiktoken,
+       .added_tokens = std::move(special),
+       .normalizer = {},
+       .pre_tokenizer = std::move(pre_tokenizer),
+       .model = std::make_unique<BpeModel>(std::move(vocabulary), std::move(merges), options),
+       .post_processor = std::move(post_processor),
+       .decoder = make_byte_level_decoder(),
+       .special = ids});
 }
 
 }  // namespace portolan

@@ -46,6 +46,13 @@ std::string map_characters(std::string_view text, const Function& append) {
   return result;
 }
 
+/// Without characters of general categories in `mask`.
+std::string strip_categories(std::string_view text, std::uint32_t mask) {
+  return map_characters(text, [mask](std::string& out, char32_t character) {
+    if ((U_GET_GC_MASK(code_point(character)) & mask) == 0) append_utf8(out, character);
+  });
+}
+
 const icu::Normalizer2& normalizer_of(UnicodeForm form) {
   UErrorCode status = U_ZERO_ERROR;
   const icu::Normalizer2* normalizer = nullptr;
@@ -167,6 +174,10 @@ bool is_word_character(char32_t character) {
          u_hasBinaryProperty(point, UCHAR_JOIN_CONTROL) != 0;
 }
 
+bool is_other(char32_t character) {
+  return (U_GET_GC_MASK(code_point(character)) & (U_GC_CC_MASK | U_GC_CF_MASK | U_GC_CO_MASK)) != 0;
+}
+
 std::string normalize_unicode(std::string_view text, UnicodeForm form) {
   if (text.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
     throw UsageError("text of 2 GiB or more cannot be normalized");
@@ -194,10 +205,10 @@ std::string lowercase(std::string_view text) {
   });
 }
 
-std::string strip_marks(std::string_view text) {
-  return map_characters(text, [](std::string& out, char32_t character) {
-    if ((U_GET_GC_MASK(code_point(character)) & U_GC_M_MASK) == 0) append_utf8(out, character);
-  });
+std::string strip_marks(std::string_view text) { return strip_categories(text, U_GC_M_MASK); }
+
+std::string strip_nonspacing_marks(std::string_view text) {
+  return strip_categories(text, U_GC_MN_MASK);
 }
 
 }  // namespace portolan

@@ -49,6 +49,9 @@ struct Utf8Part {
 /// What words are made of: alphabetic, marks, decimal digits, connectors, joiners (UTS #18, \w).
 [[nodiscard]] bool is_word_character(char32_t character);
 
+/// General category C as assigned: controls, formats, private use.
+[[nodiscard]] bool is_other(char32_t character);
+
 enum class UnicodeForm { nfc, nfd, nfkc, nfkd };
 
 [[nodiscard]] std::string normalize_unicode(std::string_view text, UnicodeForm form);
@@ -56,5 +59,7 @@ enum class UnicodeForm { nfc, nfd, nfkc, nfkd };
 [[nodiscard]] std::string lowercase(std::string_view text);
 /// Without the characters of general category M.
 [[nodiscard]] std::string strip_marks(std::string_view text);
+/// Without those of general category Mn.
+[[nodiscard]] std::string strip_nonspacing_marks(std::string_view text);
 
 }  // namespace portolan

@@ -55,6 +55,28 @@ class BenchAttention(BenchTest):
                     self.assertLess(row["max_error"], 1e-5, row)
                     self.assertGreater(row["max_error"], 0)
 
+    def test_tiles_are_measured_kept_and_used(self):
+        tiles = os.path.join(self.folder.name, "tiles.json")
+        result = self.bench("--tune", tiles, "--dtypes", "f32,bf16")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertIn("best: block", result.stdout)
+        with open(tiles, encoding="utf-8") as file:
+            document = json.load(file)
+        self.assertEqual([(entry["dtype"], entry["head_dim"]) for entry in document["attention_tiles"]],
+                         [("f32", 16), ("bf16", 16)])
+        used = self.bench("--attention-tiles", tiles, "--methods", "flash", "--json")
+        self.assertEqual((used.returncode, used.stderr), (0, ""))
+        self.assertEqual(json.loads(used.stdout)["environment"]["runtime"]["attention_tiles"],
+                         document["attention_tiles"])
+        unused = self.bench("--methods", "flash", "--json")
+        self.assertNotIn("attention_tiles", json.loads(unused.stdout)["environment"]["runtime"])
+
+    def test_tiles_of_another_processor_are_refused(self):
+        tiles = os.path.join(self.folder.name, "tiles.json")
+        with open(tiles, "w", encoding="utf-8") as file:
+            json.dump({"cpu": "abacus", "attention_tiles": []}, file)
+        self.assert_refused(self.bench("--attention-tiles", tiles), tiles, "cpu", "abacus")
+
     def test_rounding_shows_in_the_error(self):
         result = self.bench("--json", "--dtypes", "bf16", "--methods", "flash")
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -111,6 +133,48 @@ class BenchAttention(BenchTest):
         with open(file, "w", encoding="utf-8"):
             pass
         self.assert_refused(self.bench("--out", file), file)
+
+
+class BenchGeneration(BenchTest):
+    def rows(self, *arguments, command="decode"):
+        result = run("bench", command, "--preset", "tiny", "--tokens", "6", "--threads", "1", "--json",
+                     *arguments, OMP_PROC_BIND="false")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return json.loads(result.stdout)["rows"]
+
+    def test_decoding_is_timed_token_by_token_and_takes_no_new_memory(self):
+        rows = self.rows("--prompt", "9", "--dtypes", "f32,bf16", "--quantize", "none,int8,int4")
+        self.assertEqual([(row["dtype"], row["quantize"]) for row in rows],
+                         [(dtype, form) for dtype in ("f32", "bf16")
+                          for form in ("none", "int8", "int4")])
+        for row in rows:
+            self.assertEqual(len(row["token_s"]["samples"]), 6)
+            self.assertGreater(row["token_s"]["min"], 0)
+            self.assertEqual(row["token_reserved_bytes"], 0)
+            self.assertAlmostEqual(row["read_share"] * row["read_bytes_per_second"],
+                                   row["bytes_per_token_and_rank"] / row["token_s"]["median"], delta=1)
+
+    def test_bytes_of_a_token_are_those_of_weights_and_cache(self):
+        f32, bf16, int8, int4 = (
+            self.rows("--prompt", "9", "--dtypes", dtype, "--quantize", form)[0]
+            ["bytes_per_token_and_rank"]
+            for dtype, form in (("f32", "none"), ("bf16", "none"), ("bf16", "int8"), ("bf16", "int4")))
+        # About a half, a half and a half: panels round sizes up.
+        for larger, smaller in ((f32, bf16), (bf16, int8), (int8, int4)):
+            self.assertLess(smaller, 0.75 * larger)
+            self.assertGreater(smaller, 0.45 * larger)
+        longer = self.rows("--prompt", "41", "--dtypes", "f32")[0]["bytes_per_token_and_rank"]
+        # 32 tokens more: keys and values, 2 layers, 2 heads of 16, 4 bytes.
+        self.assertEqual(longer - f32, 32 * 2 * 2 * 2 * 16 * 4)
+
+    def test_latency_has_both_ways_of_the_cache(self):
+        rows = self.rows("--prompt", "9", command="latency")
+        self.assertEqual([row["cache"] for row in rows], [True, False])
+
+    def test_refusals(self):
+        self.assert_refused(run("bench", "decode", "--tokens", "0"), "--tokens", "'0'")
+        self.assert_refused(run("bench", "decode", "--quantize", "int3"), "'int3'")
+        self.assert_refused(run("bench", "latency", "--preset", "none"), "none")
 
 
 class BenchRing(BenchTest):

@@ -109,6 +109,22 @@ TEST(AttentionOpenmpBackward, EqualBitsForAnyNumberOfThreads) {
   }
 }
 
+TEST(AttentionOpenmpBackward, EqualBitsForAnyTiles) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int thread_count : {1, 3}) {
+      GradientCase c{.base = {.query_tokens = 700, .key_tokens = 700, .heads = 4, .key_heads = 2}};
+      c.base.dtype = dtype;
+      GradientSetup setup = make_gradient_setup(c);
+      const OpenmpThreads threads(thread_count);
+      const std::vector<double> built_in = gradients_of(setup);
+      for (const std::int64_t chunk : {1, 3, 8, 4096}) {
+        setup.tensors.problem.tiles = AttentionTiles{.backward_chunk = chunk};
+        ASSERT_EQ(gradients_of(setup), built_in) << chunk << " tiles, " << thread_count;
+      }
+    }
+  }
+}
+
 TEST(AttentionOpenmpBackward, BlocksOfKeysAddUpToTheWhole) {
   GradientCase c{.base = {.query_tokens = 200, .key_tokens = 200, .heads = 4, .key_heads = 2}};
   c.accumulate = true;

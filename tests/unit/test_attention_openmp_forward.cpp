@@ -56,6 +56,53 @@ TEST(AttentionOpenmpForward, FewQueriesOverManyKeys) {
   }
 }
 
+TEST(AttentionOpenmpForward, EqualBitsForAnyTiles) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::int64_t query_tokens : {3, 700}) {
+      GradientCase c{.base = {.query_tokens = query_tokens,
+                              .key_tokens = 1900,
+                              .heads = 4,
+                              .key_heads = 2,
+                              .head_dim = 64}};
+      c.base.dtype = dtype;
+      GradientSetup setup = make_gradient_setup(c);
+      AttentionProblem& problem = setup.tensors.problem;
+      const OpenmpThreads threads(2);
+      const auto run = [&] {
+        make_openmp_flash_attention()->forward(problem, setup.tensors.out,
+                                               setup.tensors.log_sum_exp);
+        return std::pair(values_of(setup.tensors.out), values_of(setup.tensors.log_sum_exp));
+      };
+      const auto built_in = run();
+      for (const AttentionTiles& tiles :
+           {AttentionTiles{.block_kib = 1, .forward_chunk = 1},
+            AttentionTiles{.block_kib = 200, .forward_chunk = 5},
+            AttentionTiles{.block_kib = kMostBlockKib, .forward_chunk = kMostChunkTiles}}) {
+        problem.tiles = tiles;
+        ASSERT_EQ(run(), built_in) << tiles.to_string();
+      }
+    }
+  }
+}
+
+TEST(AttentionOpenmpForward, TilesOfTheTableServeTheirDtypeAndHeadDimOnly) {
+  const auto scratch_of = [](const AttentionTileTable& table, std::int64_t head_dim) {
+    GradientCase c{.base = {.query_tokens = 900,
+                            .key_tokens = 900,
+                            .heads = 1,
+                            .key_heads = 1,
+                            .head_dim = head_dim}};
+    const GradientSetup setup = make_gradient_setup(c);
+    return make_openmp_flash_attention(AttentionMethod::flash, table)
+        ->workspace_bytes(setup.tensors.problem);
+  };
+  const OpenmpThreads threads(1);
+  const AttentionTileTable table(
+      "a processor", {{.dtype = DType::f32, .head_dim = 64, .tiles = {.forward_chunk = 2}}});
+  EXPECT_LT(scratch_of(table, 64), scratch_of({}, 64));
+  EXPECT_EQ(scratch_of(table, 48), scratch_of({}, 48));
+}
+
 TEST(AttentionOpenmpForward, EqualBitsForAnyNumberOfThreads) {
   for (const std::int64_t query_tokens : {1, 7, 60, 500}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {

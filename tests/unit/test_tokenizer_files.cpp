@@ -71,7 +71,7 @@ TEST(TokenizerJson, TheSoundDocumentIsRead) {
 
 TEST(TokenizerJson, WhatCannotBeHonouredIsRefusedWithTheField) {
   expect_refusal("/version", "2.0", "'version'");
-  expect_refusal("/model/type", "WordPiece", "'model.type'");
+  expect_refusal("/model/type", "Unigram", "'model.type'");
   expect_refusal("/model/dropout", 0.5, "'model.dropout'");
   expect_refusal("/model/continuing_subword_prefix", "##", "'model.continuing_subword_prefix'");
   expect_refusal("/model/end_of_word_suffix", "</w>", "'model.end_of_word_suffix'");
@@ -101,7 +101,7 @@ TEST(TokenizerJson, WhatCannotBeHonouredIsRefusedWithTheField) {
   expect_refusal("/pre_tokenizer",
                  {{"type", "Metaspace"}, {"replacement", "x"}, {"prepend_scheme", "last"}},
                  "'pre_tokenizer.prepend_scheme'");
-  expect_refusal("/decoder", {{"type", "WordPiece"}}, "'decoder.type'");
+  expect_refusal("/decoder", {{"type", "CTC"}}, "'decoder.type'");
   expect_refusal("/decoder", {{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}},
                  "'decoder.start'");
   expect_refusal("/post_processor", {{"type", "BertProcessing"}, {"cls", {"<s>", 9}}},
