@@ -110,6 +110,16 @@ std::vector<Case> attention_cases() {
                      .key_heads = 4,
                      .head_dim = head_dim});
   }
+  // Only some kernels serve these.
+  for (const std::int64_t head_dim : {32, 80, 96}) {
+    for (const bool causal : {true, false}) {
+      cases.push_back({.query_tokens = 257,
+                       .key_tokens = 300,
+                       .key_heads = 2,
+                       .head_dim = head_dim,
+                       .causal = causal});
+    }
+  }
   return cases;
 }
 
