@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -15,8 +16,9 @@
 
 /// Attention on this GPU beside what the GPU does at best: 16384 tokens in all, hidden size 2048,
 /// bf16, dense operands, random values. FLOPs are 4 per score and element of head_dim forward, 10
-/// backward, half of the scores if causal; backward includes the sum of out * grad_out. Prints one
-/// table, and comma-separated values to a file if one is named.
+/// backward, half of the scores if causal; backward includes the sum of out * grad_out. Prints a
+/// line for each kernel with rates and their shares of the limits, and all figures as
+/// comma-separated values to a file if one is named.
 namespace portolan::cuda_bench {
 namespace {
 
@@ -75,39 +77,66 @@ struct Limits {
   double copy_rate = 0.0;
 };
 
+/// What is measured of one shape.
+struct Measurement {
+  const char* kernel = "";
+  const char* pass = "";
+  const char* mask = "";
+  std::int64_t head_dim = 0;
+  std::int64_t length = 0;
+  std::int64_t batch = 0;
+  Times times;
+  double amount = 0.0;  ///< FLOPs or bytes
+};
+
+/// A line for each kernel and a cell for each shape; all figures go to the file.
 class Table {
  public:
-  explicit Table(std::FILE* csv) : csv_(csv) {
-    std::printf("%-10s %-8s %-6s %4s %7s %6s %12s %10s %8s %22s\n", "kernel", "pass", "mask", "D",
-                "length", "batch", "median ms", "rate", "of limit", "min - max ms");
-    if (csv_ != nullptr) {
-      std::fprintf(csv_,
-                   "kernel,pass,mask,head_dim,length,batch,median_ms,min_ms,max_ms,samples,rate,"
-                   "unit,share_of_limit\n");
+  /// Rates are given in units of `unit_rate`, and as a share of `limit`.
+  Table(std::FILE* csv, const char* unit, double unit_rate, double limit)
+      : csv_(csv), unit_(unit), unit_rate_(unit_rate), limit_(limit) {}
+
+  void line(const std::vector<Measurement>& cells) const {
+    if (cells.empty()) return;
+    const Measurement& first = cells.front();
+    std::printf("%-6s %-8s %-6s D %3lld %s", first.kernel, first.pass, first.mask,
+                static_cast<long long>(first.head_dim), unit_);
+    for (const Measurement& cell : cells) {
+      const double rate = cell.amount / cell.times.median;
+      std::printf("  %5.0f (%2.0f%%)", rate / unit_rate_, 100.0 * rate / limit_);
+      write(cell, rate);
     }
-  }
-  void row(const char* kernel, const char* pass, const char* mask, std::int64_t head_dim,
-           std::int64_t length, std::int64_t batch, const Times& times, double amount,
-           const char* unit, double scale, double limit) const {
-    const double rate = amount / times.median;
-    std::printf("%-10s %-8s %-6s %4lld %7lld %6lld %12.4f %6.0f %s %7.1f%% %10.4f - %.4f\n", kernel,
-                pass, mask, static_cast<long long>(head_dim), static_cast<long long>(length),
-                static_cast<long long>(batch), times.median * 1e3, rate * scale, unit,
-                100.0 * rate / limit, times.least * 1e3, times.most * 1e3);
+    std::printf("\n");
     std::fflush(stdout);
-    if (csv_ == nullptr) return;
-    std::fprintf(csv_, "%s,%s,%s,%lld,%lld,%lld,%.6f,%.6f,%.6f,%d,%.3f,%s,%.4f\n", kernel, pass,
-                 mask, static_cast<long long>(head_dim), static_cast<long long>(length),
-                 static_cast<long long>(batch), times.median * 1e3, times.least * 1e3,
-                 times.most * 1e3, times.samples, rate * scale, unit, rate / limit);
+  }
+
+  static void write_header(std::FILE* csv) {
+    if (csv == nullptr) return;
+    std::fprintf(csv,
+                 "kernel,pass,mask,head_dim,length,batch,median_ms,min_ms,max_ms,samples,rate,unit,"
+                 "share_of_limit\n");
   }
 
  private:
+  void write(const Measurement& cell, double rate) const {
+    if (csv_ == nullptr) return;
+    const Times& times = cell.times;
+    std::fprintf(csv_, "%s,%s,%s,%lld,%lld,%lld,%.6f,%.6f,%.6f,%d,%.3f,%s,%.4f\n", cell.kernel,
+                 cell.pass, cell.mask, static_cast<long long>(cell.head_dim),
+                 static_cast<long long>(cell.length), static_cast<long long>(cell.batch),
+                 times.median * 1e3, times.least * 1e3, times.most * 1e3, times.samples,
+                 rate / unit_rate_, unit_, rate / limit_);
+  }
+
   std::FILE* csv_;
+  const char* unit_;
+  double unit_rate_;
+  double limit_;
 };
 
-void attention_rows(const Table& table, const Limits& limits, int architecture,
-                    std::int64_t head_dim, bool causal, std::int64_t length) {
+/// Adds one length to the lines of both passes, if it is served.
+void measure_attention(int architecture, std::int64_t head_dim, bool causal, std::int64_t length,
+                       std::vector<Measurement>& forward, std::vector<Measurement>& backward) {
   PortolanAttention shape{};
   shape.architecture = architecture;
   shape.is_bf16 = 1;
@@ -126,33 +155,36 @@ void attention_rows(const Table& table, const Limits& limits, int architecture,
   }
   const double scores = static_cast<double>(kTokens) * static_cast<double>(length) *
                         static_cast<double>(shape.heads) * (causal ? 0.5 : 1.0);
-  const char* name = architecture == 90 ? "sm90" : "sm80";
-  const char* mask = causal ? "causal" : "full";
-  const auto run = [&](const char* pass, int (*launch)(const PortolanAttention*),
-                       double operations) {
-    const Times times = measure([&](int i) {
-      check(
-          static_cast<cudaError_t>(launch(&sets[static_cast<std::size_t>(i % kSets)].attention())),
-          "starting attention");
+  const auto times_of = [&](int (*launch)(const PortolanAttention*)) {
+    return measure([&](int i) {
+      const OperandSet& set = sets[static_cast<std::size_t>(i % kSets)];
+      check(static_cast<cudaError_t>(launch(&set.attention())), "starting attention");
     });
-    table.row(name, pass, mask, head_dim, length, shape.batch, times,
-              operations * scores * static_cast<double>(head_dim), "TF/s", 1e-12,
-              limits.product_rate);
   };
-  run("forward", portolan_attention_forward, 4.0);
-  run("backward", portolan_attention_backward, 10.0);
+  Measurement cell{.kernel = architecture == 90 ? "sm90" : "sm80",
+                   .pass = "forward",
+                   .mask = causal ? "causal" : "full",
+                   .head_dim = head_dim,
+                   .length = length,
+                   .batch = shape.batch};
+  cell.times = times_of(portolan_attention_forward);
+  cell.amount = 4.0 * scores * static_cast<double>(head_dim);
+  forward.push_back(cell);
+  cell.pass = "backward";
+  cell.times = times_of(portolan_attention_backward);
+  cell.amount = 10.0 * scores * static_cast<double>(head_dim);
+  backward.push_back(cell);
 }
 
 /// One query for each of `batch` sequences, 32 query heads on 8 key/value heads.
-void decode_row(const Table& table, const Limits& limits, std::int64_t batch,
-                std::int64_t key_tokens, std::int64_t head_dim) {
-  cuda::AttentionShape shape{.batch = batch,
-                             .query_tokens = 1,
-                             .key_tokens = key_tokens,
-                             .heads = 32,
-                             .key_heads = 8,
-                             .head_dim = head_dim,
-                             .scale = 1.0F / std::sqrt(static_cast<float>(head_dim))};
+Measurement measure_decoding(std::int64_t batch, std::int64_t key_tokens, std::int64_t head_dim) {
+  const cuda::AttentionShape shape{.batch = batch,
+                                   .query_tokens = 1,
+                                   .key_tokens = key_tokens,
+                                   .heads = 32,
+                                   .key_heads = 8,
+                                   .head_dim = head_dim,
+                                   .scale = 1.0F / std::sqrt(static_cast<float>(head_dim))};
   const auto cache = static_cast<std::size_t>(batch * key_tokens * shape.key_heads * head_dim);
   const auto queries = static_cast<std::size_t>(batch * shape.heads * head_dim);
   // As many sets as take 256 MB, so that no cache holds them from one run to the next.
@@ -185,8 +217,45 @@ void decode_row(const Table& table, const Limits& limits, std::int64_t batch,
         .out_strides = strides(shape.heads, 1)};
     check(cuda::attention_decode(arguments, workspace.data(), nullptr), "starting decoding");
   });
-  table.row("decode", "forward", "causal", head_dim, key_tokens, batch, times,
-            static_cast<double>(cuda::decode_bytes(shape)), "GB/s", 1e-9, limits.copy_rate);
+  return {.kernel = "decode",
+          .pass = "forward",
+          .mask = "causal",
+          .head_dim = head_dim,
+          .length = key_tokens,
+          .batch = batch,
+          .times = times,
+          .amount = static_cast<double>(cuda::decode_bytes(shape))};
+}
+
+void attention_lines(const Table& table, int architecture,
+                     const std::vector<std::int64_t>& lengths) {
+  for (const std::int64_t head_dim : {128, 64}) {
+    for (const bool causal : {true, false}) {
+      std::vector<Measurement> forward;
+      std::vector<Measurement> backward;
+      for (const std::int64_t length : lengths) {
+        measure_attention(architecture, head_dim, causal, length, forward, backward);
+      }
+      table.line(forward);
+      table.line(backward);
+    }
+  }
+}
+
+void decode_lines(const Table& table) {
+  const std::vector<std::int64_t> lengths{1024, 8192, 65536};
+  std::printf("decoding, keys 1024, 8192, 65536 (as far as memory goes), batch 1, 8, 64:\n");
+  for (const std::int64_t head_dim : {128, 64}) {
+    for (const std::int64_t batch : {1, 8, 64}) {
+      std::vector<Measurement> cells;
+      for (const std::int64_t key_tokens : lengths) {
+        if (batch * key_tokens <= 64 * 8192) {
+          cells.push_back(measure_decoding(batch, key_tokens, head_dim));
+        }
+      }
+      table.line(cells);
+    }
+  }
 }
 
 int run(bool quick, std::FILE* csv) {
@@ -197,29 +266,17 @@ int run(bool quick, std::FILE* csv) {
   const Limits limits{.product_rate = measure_product_rate(), .copy_rate = measure_copy_rate()};
   std::printf("%s; limits measured now: bf16 product by cuBLASLt %.0f TFLOP/s, copy %.0f GB/s\n",
               properties.name, limits.product_rate * 1e-12, limits.copy_rate * 1e-9);
-  const Table table(csv);
-  std::vector<int> architectures{80};
-  if (properties.major == 9 && properties.minor == 0)
-    architectures.insert(architectures.begin(), 90);
+  Table::write_header(csv);
   const std::vector<std::int64_t> lengths =
       quick ? std::vector<std::int64_t>{2048, 8192}
             : std::vector<std::int64_t>{512, 1024, 2048, 4096, 8192, 16384};
-  for (const int architecture : architectures) {
-    for (const std::int64_t head_dim : {128, 64}) {
-      for (const bool causal : {true, false}) {
-        for (const std::int64_t length : lengths) {
-          attention_rows(table, limits, architecture, head_dim, causal, length);
-        }
-      }
-    }
-  }
-  for (const std::int64_t head_dim : {128, 64}) {
-    for (const std::int64_t batch : {1, 8, 64}) {
-      for (const std::int64_t key_tokens : {1024, 8192, 65536}) {
-        if (batch * key_tokens <= 64 * 8192) decode_row(table, limits, batch, key_tokens, head_dim);
-      }
-    }
-  }
+  std::printf("attention, %lld tokens in all, lengths", static_cast<long long>(kTokens));
+  for (const std::int64_t length : lengths) std::printf(" %lld", static_cast<long long>(length));
+  std::printf(":\n");
+  const Table attention(csv, "TFLOP/s", 1e12, limits.product_rate);
+  if (properties.major == 9 && properties.minor == 0) attention_lines(attention, 90, lengths);
+  attention_lines(attention, 80, lengths);
+  decode_lines(Table(csv, "GB/s", 1e9, limits.copy_rate));
   return 0;
 }
 
