@@ -88,8 +88,8 @@ struct AttentionEntry {
   std::int64_t key_row = 0;
 
   PORTOLAN_HOST_DEVICE constexpr AttentionEntry(const AttentionShape& shape, int index)
-      : mask{static_cast<int>(shape.query_tokens), static_cast<int>(shape.key_tokens),
-             shape.causal, static_cast<int>(shape.window)},
+      : mask{static_cast<int>(shape.query_tokens), static_cast<int>(shape.key_tokens), shape.causal,
+             static_cast<int>(shape.window)},
         entry(index) {
     if (shape.query_offsets == nullptr) return;
     entry = 0;
