@@ -39,10 +39,13 @@ class BackwardKeysBlock {
   static constexpr int kQueries = 64;
   /// Shared memory at head_dim 128: K and V 32 KiB each, a stage of Q and dO 32 KiB: 192 KiB.
   static constexpr int kStages = 4;
+  /// Whether dV and dK of a tile may still run when the next scores start: at head_dim 128 there
+  /// are no registers for both.
+  static constexpr bool kRunsOn = kHeadDim <= 64;
   static constexpr int kThreads = (kConsumers + 1) * kWarpgroupThreads;
-  // 128 * 24 + 256 * 240 = 384 * 168: what the block is started with.
-  static constexpr int kProducerRegisters = 24;
-  static constexpr int kConsumerRegisters = 240;
+  // 128 * 24 + 256 * 240 = 128 * 40 + 256 * 232 = 384 * 168: what the block is started with.
+  static constexpr int kProducerRegisters = kHeadDim > 64 ? 24 : 40;
+  static constexpr int kConsumerRegisters = kHeadDim > 64 ? 240 : 232;
 
   struct alignas(kPatternBytes) Shared {
     std::byte k[tile_bytes(kKeys, kHeadDim)];  ///< at last dK
@@ -86,8 +89,10 @@ class BackwardKeysBlock {
     const int warpgroup = lane_.thread() / kWarpgroupThreads;
     if (warpgroup == 0) {
       lane_.template shrink_registers<kProducerRegisters>();
-      if (lane_.thread() < 32) {
-        produce();
+      if (lane_.thread() == 0) {
+        bring_tiles();
+      } else if (lane_.thread() / 32 == 1) {
+        bring_statistics();
       }
     } else {
       lane_.template grow_registers<kConsumerRegisters>();
@@ -116,27 +121,42 @@ class BackwardKeysBlock {
   PORTOLAN_DEVICE void init_barriers() const {
     lane_.barrier_init(shared_.keys_full, 1);
     for (int stage = 0; stage < kStages; ++stage) {
-      lane_.barrier_init(shared_.full[stage], 32);  // every thread of the producer's warp
+      lane_.barrier_init(shared_.full[stage], 1 + 32);  // bring_tiles(), bring_statistics()
       lane_.barrier_init(shared_.empty[stage], kConsumers * kWarpgroupThreads / 32);
     }
     lane_.barriers_initialised();
   }
 
-  /// One warp: its first thread starts the copies of Q and dO, all of them bring the queries'
-  /// statistics, which are too ragged for the copy engine.
-  PORTOLAN_DEVICE void produce() const {
-    const auto& problem = parameters_.problem;
-    const int thread = lane_.thread();
+  /// One thread starts the copies of K and V, and of Q and dO head by head.
+  PORTOLAN_DEVICE void bring_tiles() const {
+    lane_.barrier_announce(shared_.keys_full, sizeof(shared_.k) + sizeof(shared_.v));
+    copy_tile_in<kKeys, kHeadDim>(lane_, map(Parameters::kK), origin(key_head(), keys_.begin),
+                                  shared_.k, shared_.keys_full);
+    copy_tile_in<kKeys, kHeadDim>(lane_, map(Parameters::kV), origin(key_head(), keys_.begin),
+                                  shared_.v, shared_.keys_full);
+    lane_.barrier_arrive(shared_.keys_full);
     const TensorMap* q = map(Parameters::kQ);
     const TensorMap* grad_out = map(Parameters::kGradOut);
-    if (thread == 0) {
-      lane_.barrier_announce(shared_.keys_full, sizeof(shared_.k) + sizeof(shared_.v));
-      copy_tile_in<kKeys, kHeadDim>(lane_, map(Parameters::kK), origin(key_head(), keys_.begin),
-                                    shared_.k, shared_.keys_full);
-      copy_tile_in<kKeys, kHeadDim>(lane_, map(Parameters::kV), origin(key_head(), keys_.begin),
-                                    shared_.v, shared_.keys_full);
-      lane_.barrier_arrive(shared_.keys_full);
+    RingPlace<kStages> place;
+    for (int head = key_head() * group_; head < (key_head() + 1) * group_; ++head) {
+      for (int tile = query_tiles_.begin; tile < query_tiles_.end; ++tile) {
+        const int stage = place.stage;
+        lane_.barrier_wait(shared_.empty[stage], place.parity ^ 1U);
+        lane_.barrier_announce(shared_.full[stage],
+                               sizeof(shared_.q[0]) + sizeof(shared_.grad_out[0]));
+        copy_tile_in<kQueries, kHeadDim>(lane_, q, origin(head, tile * kQueries), shared_.q[stage],
+                                         shared_.full[stage]);
+        copy_tile_in<kQueries, kHeadDim>(lane_, grad_out, origin(head, tile * kQueries),
+                                         shared_.grad_out[stage], shared_.full[stage]);
+        lane_.barrier_arrive(shared_.full[stage]);
+        place.advance();
+      }
     }
+  }
+
+  /// One warp brings the queries' statistics, which are too ragged for the copy engine.
+  PORTOLAN_DEVICE void bring_statistics() const {
+    const auto& problem = parameters_.problem;
     RingPlace<kStages> place;
     for (int head = key_head() * group_; head < (key_head() + 1) * group_; ++head) {
       const std::int64_t row =
@@ -144,15 +164,7 @@ class BackwardKeysBlock {
       for (int tile = query_tiles_.begin; tile < query_tiles_.end; ++tile) {
         const int stage = place.stage;
         lane_.barrier_wait(shared_.empty[stage], place.parity ^ 1U);
-        if (thread == 0) {
-          lane_.barrier_announce(shared_.full[stage],
-                                 sizeof(shared_.q[0]) + sizeof(shared_.grad_out[0]));
-          copy_tile_in<kQueries, kHeadDim>(lane_, q, origin(head, tile * kQueries),
-                                           shared_.q[stage], shared_.full[stage]);
-          copy_tile_in<kQueries, kHeadDim>(lane_, grad_out, origin(head, tile * kQueries),
-                                           shared_.grad_out[stage], shared_.full[stage]);
-        }
-        for (int i = thread; i < kQueries; i += 32) {
+        for (int i = lane_.thread() % 32; i < kQueries; i += 32) {
           const int query = tile * kQueries + i;
           const bool valid = query < entry_.where.mask.queries;
           shared_.log2_sum[stage][i] =
@@ -192,17 +204,26 @@ class BackwardKeysBlock {
     };
 
     lane_.barrier_wait(shared_.keys_full, 0);
+    lane_.pin(dk);
+    lane_.pin(dv);
     RingPlace<kStages> place;
+    int before = -1;  // the stage of the query tile before this one
+    // One loop over the heads' tiles: products must not be under way from one loop into another.
     int tile = query_tiles_.begin;
-    int left = query_tiles_.size() * group_;
-    if (left > 0) {
-      lane_.barrier_wait(shared_.full[0], 0);
-      start_scores(0);
-    }
-    while (left > 0) {
+    for (int left = query_tiles_.size() * group_; left > 0; --left) {
       const int stage = place.stage;
+      lane_.barrier_wait(shared_.full[stage], place.parity);
+      place.advance();
+      start_scores(stage);
+      // All but dO V^T, so also what is left of dV and dK of the tile before.
       lane_.template wait_groups<1>();
       lane_.pin(scores);
+      if constexpr (kRunsOn) {
+        if (before >= 0) {
+          release(lane_, shared_.empty[before]);
+        }
+        before = stage;
+      }
       const int first_query = tile * kQueries;
       if (keys.size() > 0 && mask.hides_queries(keys, {first_query, first_query + kQueries})) {
         const int key = first_key + accumulator_coordinate(thread, 0).row;
@@ -234,20 +255,15 @@ class BackwardKeysBlock {
       multiply_columns<kElement, kQueries, kHeadDim>(lane_, dk, gradients,
                                                      lane_.shared_address(shared_.q[stage]));
       lane_.close_group();
-      place.advance();
+      if constexpr (!kRunsOn) {
+        lane_.template wait_groups<0>();
+        lane_.pin(dv);
+        lane_.pin(dk);
+        release(lane_, shared_.empty[stage]);
+      }
       if (++tile == query_tiles_.end) {
         tile = query_tiles_.begin;
       }
-      if (--left == 0) {
-        break;
-      }
-      // The next scores start before dV and dK of these are waited for.
-      lane_.barrier_wait(shared_.full[place.stage], place.parity);
-      start_scores(place.stage);
-      lane_.template wait_groups<2>();
-      lane_.pin(dv);
-      lane_.pin(dk);
-      release(lane_, shared_.empty[stage]);
     }
     lane_.template wait_groups<0>();
     lane_.pin(dv);

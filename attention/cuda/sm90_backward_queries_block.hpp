@@ -34,14 +34,14 @@ class BackwardQueriesBlock {
   static constexpr int kConsumers = 2;
   static constexpr int kQueries = kConsumers * kWarpgroupRows;
   /// Registers of a consumer's thread at head_dim 128: dQ 64, scores 32, their gradients 32 and 16
-  /// packed; at 64: dQ 32, 64, 64 and 32. Of 240, with state.
+  /// packed; at 64: dQ 32, 64, 64 and 32. Of 232, with state.
   static constexpr int kKeys = kHeadDim == 128 ? 64 : 128;
   /// Shared memory: Q and dO 64 KiB at head_dim 128, 32 at 64, and a stage of K and V 32 KiB.
   static constexpr int kStages = 4;
   static constexpr int kThreads = (kConsumers + 1) * kWarpgroupThreads;
-  // 128 * 24 + 256 * 240 = 384 * 168: what the block is started with.
-  static constexpr int kProducerRegisters = 24;
-  static constexpr int kConsumerRegisters = 240;
+  // 128 * 40 + 256 * 232 = 384 * 168: what the block is started with.
+  static constexpr int kProducerRegisters = 40;
+  static constexpr int kConsumerRegisters = 232;
 
   struct alignas(kPatternBytes) Shared {
     std::byte q[tile_bytes(kQueries, kHeadDim)];  ///< at last dQ
@@ -180,16 +180,22 @@ class BackwardQueriesBlock {
     };
 
     lane_.barrier_wait(shared_.queries_full, 0);
+    lane_.pin(dq);
     RingPlace<kStages> place;
-    int tile = key_tiles_.begin;
-    if (tile < key_tiles_.end) {
-      lane_.barrier_wait(shared_.full[0], 0);
-      start_scores(0);
-    }
-    while (tile < key_tiles_.end) {
+    int before = -1;  // the stage of the key tile before this one
+    for (int tile = key_tiles_.begin; tile < key_tiles_.end; ++tile) {
       const int stage = place.stage;
+      const std::uint32_t parity = place.parity;
+      lane_.barrier_wait(shared_.full[stage], parity);
+      place.advance();
+      start_scores(stage);
+      // All but dO V^T, so also dQ of the tile before, which ran on until here.
       lane_.template wait_groups<1>();
       lane_.pin(scores);
+      if (before >= 0) {
+        release(lane_, shared_.empty[before]);
+      }
+      before = stage;
       const int first_key = tile * kKeys;
       if (queries.size() > 0 && mask.hides_keys(queries, {first_key, first_key + kKeys})) {
         const IndexRange seen[2] = {mask.keys_of(thread_query), mask.keys_of(thread_query + 8)};
@@ -200,6 +206,10 @@ class BackwardQueriesBlock {
         scores[i] =
             lane_.exp2(lane_.multiply_add(scores[i], scale_log2, -log2_sum[accumulator_row(i)]));
       }
+      lane_.pin(scores);
+      // Waits for nothing: the assembler moves the wait for products up to the last branch, and
+      // this loop keeps it behind the exponentials.
+      lane_.barrier_wait(shared_.full[stage], parity);
       lane_.template wait_groups<0>();
       lane_.pin(products);
       PORTOLAN_UNROLL
@@ -212,16 +222,6 @@ class BackwardQueriesBlock {
       multiply_columns<kElement, kKeys, kHeadDim>(lane_, dq, gradients,
                                                   lane_.shared_address(shared_.k[stage]));
       lane_.close_group();
-      place.advance();
-      if (++tile == key_tiles_.end) {
-        break;
-      }
-      // The next scores start before dQ of these is waited for.
-      lane_.barrier_wait(shared_.full[place.stage], place.parity);
-      start_scores(place.stage);
-      lane_.template wait_groups<2>();
-      lane_.pin(dq);
-      release(lane_, shared_.empty[stage]);
     }
     lane_.template wait_groups<0>();
     lane_.pin(dq);

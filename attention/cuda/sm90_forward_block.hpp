@@ -26,7 +26,7 @@ namespace portolan::cuda::sm90 {
 /// Sizes for head_dim up to 64 or 128.
 template <int kHeadDim>
 struct ForwardSizes;
-/// Registers of each consumer thread: out 64, scores 64, P 32, and state: 240 with two consumers.
+/// Registers of each consumer thread: out 64, scores 64, P 32, and state: 232 with two consumers.
 /// Shared memory: Q and out 32 KiB each, K and V two stages of 32 KiB each: 192 KiB of the 227 that
 /// a block may have. Longer key tiles would take the place of the separate `out`, which lets the
 /// next tile's Q arrive during the epilogue.
@@ -35,9 +35,9 @@ struct ForwardSizes<128> {
   static constexpr int kConsumers = 2;
   static constexpr int kKeys = 128;
   static constexpr int kStages = 2;
-  // 128 * 24 + 256 * 240 = 384 * 168: what the block is started with.
-  static constexpr int kProducerRegisters = 24;
-  static constexpr int kConsumerRegisters = 240;
+  // 128 * 40 + 256 * 232 = 384 * 168: what the block is started with.
+  static constexpr int kProducerRegisters = 40;
+  static constexpr int kConsumerRegisters = 232;
 };
 /// Out takes 32 registers: three consumers fit, with 160 each. Shared memory: Q and out 24 KiB
 /// each, K and V two stages of 16 KiB each: 112 KiB.
@@ -223,8 +223,7 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
   }
 
   PORTOLAN_DEVICE void consume(int consumer) const {
-    RingPlace<kStages> k_place;
-    RingPlace<kStages> v_place;
+    RingPlace<kStages> place;  // of K and of V: they are as many
     std::uint32_t q_parity = 0;
     if (consumer == kConsumers - 1) {
       pass_turn_to(0);  // the first turn is nobody else's to pass
@@ -242,9 +241,12 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
       if (work.key_tiles.size() == 0) {
         release(lane_, shared_.q_empty);
       } else {
-        attend(consumer, work, k_place, v_place, softmax, out);
+        attend(consumer, work, place, softmax, out);
       }
-      finish(consumer, work, softmax, out);
+      // Derived once more: kept over the key tiles it would take registers that they need.
+      std::uint32_t again[1] = {static_cast<std::uint32_t>(index)};
+      lane_.pin(again);
+      finish(consumer, open_work(static_cast<int>(again[0])), softmax, out);
     }
     if (consumer == 0) {
       wait_for_turn(0);  // takes the last turn that was passed
@@ -262,9 +264,8 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
   }
 
   /// `out` and `softmax` of the consumer's rows over all of their key tiles.
-  PORTOLAN_DEVICE void attend(int consumer, const Work& work, RingPlace<kStages>& k_place,
-                              RingPlace<kStages>& v_place, SoftmaxRows& softmax,
-                              float (&out)[kHeadDim / 2]) const {
+  PORTOLAN_DEVICE void attend(int consumer, const Work& work, RingPlace<kStages>& place,
+                              SoftmaxRows& softmax, float (&out)[kHeadDim / 2]) const {
     const float scale_log2 = parameters_.problem.shape.scale * kLog2E;
     const ScoreMask& mask = work.entry.where.mask;
     const IndexRange rows = rows_of(consumer, work);
@@ -274,14 +275,16 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     std::uint32_t weights[kKeys / 4];
     float rescale[2];
 
-    const auto start_scores = [&] {
-      multiply_rows<kElement, kHeadDim, kQueries, kKeys>(
-          lane_, scores, q, lane_.shared_address(shared_.k[k_place.stage]));
+    const auto start_scores = [&](int stage) {
+      lane_.start_products();
+      multiply_rows<kElement, kHeadDim, kQueries, kKeys>(lane_, scores, q,
+                                                         lane_.shared_address(shared_.k[stage]));
       lane_.close_group();
     };
-    const auto start_out = [&] {
+    const auto start_out = [&](int stage) {
+      lane_.start_products();
       multiply_columns<kElement, kKeys, kHeadDim>(lane_, out, weights,
-                                                  lane_.shared_address(shared_.v[v_place.stage]));
+                                                  lane_.shared_address(shared_.v[stage]));
       lane_.close_group();
     };
     const auto take_scores = [&](int tile) {
@@ -292,55 +295,56 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
         hide_scores(lane_, scores, seen, first_key);
       }
       softmax.take(lane_, scores, rescale, scale_log2);
+      lane_.pin(scores);
     };
 
     int tile = work.key_tiles.end - 1;
-    lane_.barrier_wait(shared_.k_full[k_place.stage], k_place.parity);
-    lane_.start_products();
-    start_scores();
+    lane_.barrier_wait(shared_.k_full[place.stage], place.parity);
+    start_scores(place.stage);
     lane_.template wait_groups<0>();
     lane_.pin(scores);
-    release(lane_, shared_.k_empty[k_place.stage]);
-    k_place.advance();
+    release(lane_, shared_.k_empty[place.stage]);
     take_scores(tile);
+    lane_.barrier_wait(shared_.v_full[place.stage], place.parity);
     pack_operand<kElement>(lane_, weights, scores);
 
     while (--tile >= work.key_tiles.begin) {
-      lane_.barrier_wait(shared_.k_full[k_place.stage], k_place.parity);
+      // V of the last tile is at `place`, K and V of this one at `next`.
+      RingPlace<kStages> next = place;
+      next.advance();
+      lane_.barrier_wait(shared_.k_full[next.stage], next.parity);
       wait_for_turn(consumer);
       lane_.pin(out);
       lane_.pin(weights);
-      lane_.start_products();
-      start_scores();
-      lane_.barrier_wait(shared_.v_full[v_place.stage], v_place.parity);
-      start_out();
+      start_scores(next.stage);
+      start_out(place.stage);
       pass_turn_to(consumer + 1 == kConsumers ? 0 : consumer + 1);
       lane_.template wait_groups<1>();
       lane_.pin(scores);
-      release(lane_, shared_.k_empty[k_place.stage]);
-      k_place.advance();
+      release(lane_, shared_.k_empty[next.stage]);
       take_scores(tile);
+      // V is waited for here, although it is needed later: the assembler moves the wait for
+      // products up to the last branch, and this loop keeps it behind the exponentials.
+      lane_.barrier_wait(shared_.v_full[next.stage], next.parity);
       lane_.template wait_groups<0>();
       lane_.pin(out);
-      release(lane_, shared_.v_empty[v_place.stage]);
-      v_place.advance();
+      release(lane_, shared_.v_empty[place.stage]);
       PORTOLAN_UNROLL
       for (int i = 0; i < kHeadDim / 2; ++i) {
         out[i] *= rescale[accumulator_row(i)];
       }
       pack_operand<kElement>(lane_, weights, scores);
+      place = next;
     }
 
     release(lane_, shared_.q_empty);
-    lane_.barrier_wait(shared_.v_full[v_place.stage], v_place.parity);
     lane_.pin(out);
     lane_.pin(weights);
-    lane_.start_products();
-    start_out();
+    start_out(place.stage);
     lane_.template wait_groups<0>();
     lane_.pin(out);
-    release(lane_, shared_.v_empty[v_place.stage]);
-    v_place.advance();
+    release(lane_, shared_.v_empty[place.stage]);
+    place.advance();
   }
 
   /// Writes the consumer's rows and their log-sum-exp. The next tile's products may start while the

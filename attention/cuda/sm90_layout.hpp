@@ -88,6 +88,15 @@ struct Coordinate {
          kSwizzle128 << 62U;
 }
 
+/// The descriptor of what lies `bytes` further, a multiple of 16. Shared memory ends well before
+/// its address field does: nothing is carried into the next.
+[[nodiscard]] PORTOLAN_HOST_DEVICE constexpr std::uint64_t advanced(std::uint64_t descriptor,
+                                                                    int bytes) {
+  const auto low =
+      static_cast<std::uint32_t>(descriptor) + (static_cast<std::uint32_t>(bytes) >> 4U);
+  return (descriptor >> 32U) << 32U | low;
+}
+
 /// Descriptor of an operand whose summed dimension runs along a tile's columns (Q and K of Q K^T).
 /// Eight rows follow each other every 1024 bytes; the leading distance has no meaning.
 [[nodiscard]] PORTOLAN_HOST_DEVICE constexpr std::uint64_t row_operand(std::uint32_t address) {

@@ -17,11 +17,13 @@ namespace portolan::cuda::sm90 {
 template <AttentionElement kElement, int kDepth, int kRowsA, int kColumns, typename Lane>
 PORTOLAN_DEVICE void multiply_rows(const Lane& lane, float (&d)[kColumns / 2], std::uint32_t a,
                                    std::uint32_t b) {
+  const std::uint64_t a_start = row_operand(a);
+  const std::uint64_t b_start = row_operand(b);
   PORTOLAN_UNROLL
   for (int step = 0; step < kDepth / kProductDepth; ++step) {
-    lane.template shared_product<kElement>(
-        d, row_operand(a + static_cast<std::uint32_t>(row_operand_step(kRowsA, step))),
-        row_operand(b + static_cast<std::uint32_t>(row_operand_step(kColumns, step))), step > 0);
+    lane.template shared_product<kElement>(d, advanced(a_start, row_operand_step(kRowsA, step)),
+                                           advanced(b_start, row_operand_step(kColumns, step)),
+                                           step > 0);
   }
 }
 
@@ -30,11 +32,11 @@ PORTOLAN_DEVICE void multiply_rows(const Lane& lane, float (&d)[kColumns / 2], s
 template <AttentionElement kElement, int kDepth, int kColumns, typename Lane>
 PORTOLAN_DEVICE void multiply_columns(const Lane& lane, float (&d)[kColumns / 2],
                                       const std::uint32_t (&a)[kDepth / 4], std::uint32_t b) {
+  const std::uint64_t start = column_operand(b, kDepth);
   PORTOLAN_UNROLL
   for (int step = 0; step < kDepth / kProductDepth; ++step) {
-    lane.template register_product<kElement>(
-        d, a, 4 * step,
-        column_operand(b + static_cast<std::uint32_t>(column_operand_step(step)), kDepth));
+    lane.template register_product<kElement>(d, a, 4 * step,
+                                             advanced(start, column_operand_step(step)));
   }
 }
 

@@ -94,13 +94,12 @@ TEST(Sm90Layout, DescriptorsLeadToTheElementsOfTheirStep) {
   for (int step = 0; step < 8; ++step) {
     for (int d = 0; d < kProductDepth; ++d) {
       for (int i = 0; i < 128; ++i) {
-        const std::uint64_t rows =
-            row_operand(static_cast<std::uint32_t>(kBase + row_operand_step(kRows, step)));
+        const std::uint64_t rows = advanced(row_operand(kBase), row_operand_step(kRows, step));
         ASSERT_EQ(rows >> 62, 1U);
         ASSERT_EQ(address_along_rows(rows, i, d),
                   kBase + tile_offset(kRows, {i, step * kProductDepth + d}));
         const std::uint64_t columns =
-            column_operand(static_cast<std::uint32_t>(kBase + column_operand_step(step)), kRows);
+            advanced(column_operand(kBase, kRows), column_operand_step(step));
         ASSERT_EQ(columns >> 62, 1U);
         ASSERT_EQ(address_across(columns, i, d),
                   kBase + tile_offset(kRows, {step * kProductDepth + d, i}));
