@@ -209,25 +209,26 @@ PORTOLAN_DEVICE void key_gradient_tile(const Lane& machine,
   int next_tile = tiles.begin;
   const auto start_copy = [&](int slot) {
     if (next_head < end_head) {
+      const AttentionEntry place = entry_again(machine, shape, index.entry);
       const std::uint32_t to = Tiles::kStream + slot * Tiles::kSlotBytes;
       const int first_query = next_tile * Tiles::kQueries;
       copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(
           machine, thread, to,
           static_cast<const std::uint16_t*>(arguments.q) +
-              entry.query_offset(arguments.q_strides, next_head),
-          arguments.q_strides.token, first_query, mask.queries);
+              place.query_offset(arguments.q_strides, next_head),
+          arguments.q_strides.token, first_query, place.mask.queries);
       copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(
           machine, thread, to + Tiles::kGradOut,
           static_cast<const std::uint16_t*>(arguments.grad_out) +
-              entry.query_offset(arguments.grad_out_strides, next_head),
-          arguments.grad_out_strides.token, first_query, mask.queries);
+              place.query_offset(arguments.grad_out_strides, next_head),
+          arguments.grad_out_strides.token, first_query, place.mask.queries);
       const auto worker = static_cast<int>(machine.opaque(static_cast<std::uint32_t>(thread)));
       if (worker < 2 * Tiles::kQueries) {
         const bool is_delta = worker >= Tiles::kQueries;
         const int row = first_query + worker % Tiles::kQueries;
         const float* rows = (is_delta ? arguments.delta : arguments.log_sum_exp) +
-                            entry.row_offset(arguments.log_sum_exp_stride, shape.heads, next_head);
-        const bool valid = row < mask.queries;
+                            place.row_offset(arguments.log_sum_exp_stride, shape.heads, next_head);
+        const bool valid = row < place.mask.queries;
         machine.copy_word(to + Tiles::kLogSumExp + worker * sizeof(float),
                           valid ? rows + row : rows, valid);
       }

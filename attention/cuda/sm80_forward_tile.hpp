@@ -124,10 +124,6 @@ PORTOLAN_DEVICE void forward_tile(const Lane& machine, const AttentionForwardArg
   const int key_head = index.head / static_cast<int>(shape.heads / shape.key_heads);
   const auto* q = static_cast<const std::uint16_t*>(arguments.q) +
                   entry.query_offset(arguments.q_strides, index.head);
-  const auto* k = static_cast<const std::uint16_t*>(arguments.k) +
-                  entry.key_offset(arguments.k_strides, key_head);
-  const auto* v = static_cast<const std::uint16_t*>(arguments.v) +
-                  entry.key_offset(arguments.v_strides, key_head);
 
   const int thread = machine.thread();
   const int lane = thread % kWarpLanes;
@@ -144,10 +140,13 @@ PORTOLAN_DEVICE void forward_tile(const Lane& machine, const AttentionForwardArg
   const auto start_copy = [&] {
     if (next_item < items) {
       const bool keys = next_item % 2 == 0;
+      const AttentionEntry place = entry_again(machine, shape, index.entry);
+      const AttentionStrides& strides = keys ? arguments.k_strides : arguments.v_strides;
       copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(
-          machine, thread, Tiles::kQueryBytes + next_slot * Tiles::kSlotBytes, keys ? k : v,
-          keys ? arguments.k_strides.token : arguments.v_strides.token,
-          (tiles.begin + next_item / 2) * Tiles::kKeys, mask.keys);
+          machine, thread, Tiles::kQueryBytes + next_slot * Tiles::kSlotBytes,
+          static_cast<const std::uint16_t*>(keys ? arguments.k : arguments.v) +
+              place.key_offset(strides, key_head),
+          strides.token, (tiles.begin + next_item / 2) * Tiles::kKeys, place.mask.keys);
     }
     machine.close_copies();  // an empty group keeps the count of groups in step with items
     ++next_item;

@@ -13,6 +13,13 @@
 /// 16][column tiles of 8][4], the layout of accumulators.
 namespace portolan::cuda::sm80 {
 
+/// Where the entry lies, looked up again rather than kept in registers, which are short.
+template <typename Lane>
+PORTOLAN_DEVICE AttentionEntry entry_again(const Lane& machine, const AttentionShape& shape,
+                                           int index) {
+  return {shape, static_cast<int>(machine.opaque(static_cast<std::uint32_t>(index)))};
+}
+
 /// Copies rows [first, first + Rows) of a tensor to a tile, zeros for those past the last one.
 /// `lane` is one of Threads that share the work; `source` points to row 0.
 template <int HeadDim, int Rows, int Threads, typename Lane>
