@@ -16,6 +16,7 @@
 #endif
 
 #if defined(PORTOLAN_HAS_CUDA)
+#include "attention/cuda/cuda_attention.hpp"
 #include "backends/cuda/cuda_backend.hpp"
 #endif
 
@@ -145,6 +146,10 @@ void register_everything(int gpu) {
 #endif
 #if defined(PORTOLAN_HAS_CUDA)
   register_backend(make_cuda_backend(gpu));
+  for (const AttentionMethod method : {AttentionMethod::flash, AttentionMethod::window}) {
+    register_attention_kernel(make_cuda_flash_attention(gpu, method));
+    register_attention_kernel(make_cuda_flash_attention_backward(gpu, method));
+  }
   register_portable_attention_cuda();
 #else
   static_cast<void>(gpu);
