@@ -20,6 +20,8 @@ cudaError_t backward_keys_of(const AttentionBackwardArguments& arguments, void* 
   parameters.problem.statistics_stride = arguments.log_sum_exp_stride;
   parameters.log_sum_exp = arguments.log_sum_exp;
   parameters.delta = arguments.delta;
+  parameters.dk = FloatResult(arguments.dk, arguments.output, arguments.dk_strides);
+  parameters.dv = FloatResult(arguments.dv, arguments.output, arguments.dv_strides);
   const std::int64_t blocks = Block::blocks(shape);
   if (blocks == 0) {
     return cudaSuccess;
@@ -36,8 +38,9 @@ cudaError_t backward_keys_of(const AttentionBackwardArguments& arguments, void* 
                               kWarpgroupRows};
   tensors[Parameters::kDv] = {arguments.dv, arguments.dv_strides, shape.key_heads, false,
                               kWarpgroupRows};
-  const cudaError_t status = make_tensor_maps(parameters.problem.tensors, shape, tensors,
-                                              Parameters::kTensors, workspace, stream);
+  const cudaError_t status = make_tensor_maps(
+      parameters.problem.tensors, shape, tensors,
+      parameters.dk.data == nullptr ? Parameters::kTensors : Parameters::kDk, workspace, stream);
   return status == cudaSuccess ? launch<Block>(blocks, parameters, stream) : status;
 }
 

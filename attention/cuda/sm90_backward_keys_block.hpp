@@ -25,6 +25,8 @@ struct BackwardKeysParameters {
   Problem<TensorMap> problem;
   const float* log_sum_exp = nullptr;
   const float* delta = nullptr;
+  FloatResult dk;
+  FloatResult dv;
 };
 
 template <typename Lane, AttentionElement kElement, int kHeadDim>
@@ -140,8 +142,8 @@ class BackwardKeysBlock {
     RingPlace<kStages> place;
     for (int head = key_head() * group_; head < (key_head() + 1) * group_; ++head) {
       for (int tile = query_tiles_.begin; tile < query_tiles_.end; ++tile) {
-        const int stage = place.stage;
-        lane_.barrier_wait(shared_.empty[stage], place.parity ^ 1U);
+        const int stage = place.stage();
+        lane_.barrier_wait(shared_.empty[stage], place.parity() ^ 1U);
         lane_.barrier_announce(shared_.full[stage],
                                sizeof(shared_.q[0]) + sizeof(shared_.grad_out[0]));
         copy_tile_in<kQueries, kHeadDim>(lane_, q, origin(head, tile * kQueries), shared_.q[stage],
@@ -149,7 +151,7 @@ class BackwardKeysBlock {
         copy_tile_in<kQueries, kHeadDim>(lane_, grad_out, origin(head, tile * kQueries),
                                          shared_.grad_out[stage], shared_.full[stage]);
         lane_.barrier_arrive(shared_.full[stage]);
-        place.advance();
+        place = place.next();
       }
     }
   }
@@ -162,8 +164,8 @@ class BackwardKeysBlock {
       const std::int64_t row =
           entry_.where.row_offset(problem.statistics_stride, problem.shape.heads, head);
       for (int tile = query_tiles_.begin; tile < query_tiles_.end; ++tile) {
-        const int stage = place.stage;
-        lane_.barrier_wait(shared_.empty[stage], place.parity ^ 1U);
+        const int stage = place.stage();
+        lane_.barrier_wait(shared_.empty[stage], place.parity() ^ 1U);
         for (int i = lane_.thread() % 32; i < kQueries; i += 32) {
           const int query = tile * kQueries + i;
           const bool valid = query < entry_.where.mask.queries;
@@ -172,7 +174,7 @@ class BackwardKeysBlock {
           shared_.delta[stage][i] = valid ? parameters_.delta[row + query] : 0.0F;
         }
         lane_.barrier_arrive(shared_.full[stage]);
-        place.advance();
+        place = place.next();
       }
     }
   }
@@ -211,9 +213,9 @@ class BackwardKeysBlock {
     // One loop over the heads' tiles: products must not be under way from one loop into another.
     int tile = query_tiles_.begin;
     for (int left = query_tiles_.size() * group_; left > 0; --left) {
-      const int stage = place.stage;
-      lane_.barrier_wait(shared_.full[stage], place.parity);
-      place.advance();
+      const int stage = place.stage();
+      lane_.barrier_wait(shared_.full[stage], place.parity());
+      place = place.next();
       start_scores(stage);
       // All but dO V^T, so also what is left of dV and dK of the tile before.
       lane_.template wait_groups<1>();
@@ -269,8 +271,13 @@ class BackwardKeysBlock {
     lane_.pin(dv);
     lane_.pin(dk);
 
-    // This warpgroup alone has read these rows of K and V: the gradients may take their places.
     const float scale = parameters_.problem.shape.scale;
+    if (parameters_.dk.data != nullptr) {
+      write(parameters_.dk, keys, dk, {scale, scale});
+      write(parameters_.dv, keys, dv, {1.0F, 1.0F});
+      return;
+    }
+    // This warpgroup alone has read these rows of K and V: the gradients may take their places.
     const int barrier = 1 + consumer;
     lane_.named_barrier_wait(barrier, kWarpgroupThreads);
     store_rows<kElement, kKeys>(lane_, k, dk, {scale, scale});
@@ -285,6 +292,17 @@ class BackwardKeysBlock {
       lane_.close_copies_out();
       lane_.wait_copies_out_read();
     }
+  }
+
+  PORTOLAN_DEVICE void write(const FloatResult& result, IndexRange keys,
+                             const float (&gradient)[kHeadDim / 2],
+                             const float (&factors)[2]) const {
+    write_rows(lane_,
+               result.data + entry_.where.key_offset(result.strides, key_head()) +
+                   keys.begin * result.strides.token,
+               result.strides.token, keys.size(),
+               static_cast<int>(parameters_.problem.shape.head_dim), result.adds, gradient,
+               factors);
   }
 
   const Lane& lane_;

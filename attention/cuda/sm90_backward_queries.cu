@@ -20,6 +20,7 @@ cudaError_t backward_queries_of(const AttentionBackwardArguments& arguments, voi
   parameters.problem.statistics_stride = arguments.log_sum_exp_stride;
   parameters.log_sum_exp = arguments.log_sum_exp;
   parameters.delta = arguments.delta;
+  parameters.dq = FloatResult(arguments.dq, arguments.output, arguments.dq_strides);
   const std::int64_t blocks = Block::blocks(shape);
   if (blocks == 0) {
     return cudaSuccess;
@@ -34,8 +35,9 @@ cudaError_t backward_queries_of(const AttentionBackwardArguments& arguments, voi
                              Block::kKeys};
   tensors[Parameters::kDq] = {arguments.dq, arguments.dq_strides, shape.heads, true,
                               kWarpgroupRows};
-  const cudaError_t status = make_tensor_maps(parameters.problem.tensors, shape, tensors,
-                                              Parameters::kTensors, workspace, stream);
+  const cudaError_t status = make_tensor_maps(
+      parameters.problem.tensors, shape, tensors,
+      parameters.dq.data == nullptr ? Parameters::kTensors : Parameters::kDq, workspace, stream);
   return status == cudaSuccess ? launch<Block>(blocks, parameters, stream) : status;
 }
 

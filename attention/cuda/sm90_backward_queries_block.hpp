@@ -24,6 +24,7 @@ struct BackwardQueriesParameters {
   Problem<TensorMap> problem;
   const float* log_sum_exp = nullptr;
   const float* delta = nullptr;
+  FloatResult dq;
 };
 
 template <typename Lane, AttentionElement kElement, int kHeadDim>
@@ -130,15 +131,15 @@ class BackwardQueriesBlock {
     const TensorMap* v = map(Parameters::kV);
     RingPlace<kStages> place;
     for (int tile = key_tiles_.begin; tile < key_tiles_.end; ++tile) {
-      std::uint64_t& full = shared_.full[place.stage];
-      lane_.barrier_wait(shared_.empty[place.stage], place.parity ^ 1U);
+      std::uint64_t& full = shared_.full[place.stage()];
+      lane_.barrier_wait(shared_.empty[place.stage()], place.parity() ^ 1U);
       lane_.barrier_announce(full, sizeof(shared_.k[0]) + sizeof(shared_.v[0]));
       copy_tile_in<kKeys, kHeadDim>(lane_, k, origin(key_head, tile * kKeys),
-                                    shared_.k[place.stage], full);
+                                    shared_.k[place.stage()], full);
       copy_tile_in<kKeys, kHeadDim>(lane_, v, origin(key_head, tile * kKeys),
-                                    shared_.v[place.stage], full);
+                                    shared_.v[place.stage()], full);
       lane_.barrier_arrive(full);
-      place.advance();
+      place = place.next();
     }
   }
 
@@ -184,10 +185,10 @@ class BackwardQueriesBlock {
     RingPlace<kStages> place;
     int before = -1;  // the stage of the key tile before this one
     for (int tile = key_tiles_.begin; tile < key_tiles_.end; ++tile) {
-      const int stage = place.stage;
-      const std::uint32_t parity = place.parity;
+      const int stage = place.stage();
+      const std::uint32_t parity = place.parity();
       lane_.barrier_wait(shared_.full[stage], parity);
-      place.advance();
+      place = place.next();
       start_scores(stage);
       // All but dO V^T, so also dQ of the tile before, which ran on until here.
       lane_.template wait_groups<1>();
@@ -226,8 +227,16 @@ class BackwardQueriesBlock {
     lane_.template wait_groups<0>();
     lane_.pin(dq);
 
-    // This warpgroup alone has read these rows of Q: the gradient may take their place.
     const float scale = problem.shape.scale;
+    if (const FloatResult& result = parameters_.dq; result.data != nullptr) {
+      write_rows(lane_,
+                 result.data + entry_.where.query_offset(result.strides, head()) +
+                     first_query * result.strides.token,
+                 result.strides.token, queries.size(), static_cast<int>(problem.shape.head_dim),
+                 result.adds, dq, {scale, scale});
+      return;
+    }
+    // This warpgroup alone has read these rows of Q: the gradient may take their place.
     const int barrier = 1 + consumer;
     lane_.named_barrier_wait(barrier, kWarpgroupThreads);
     store_rows<kElement, kQueries>(lane_, q, dq, {scale, scale});

@@ -17,18 +17,22 @@ struct BoxOrigin {
 };
 
 /// The place in a ring of buffers that a thread is at, and the parity of its turn there: what is
-/// waited for before reading; before filling, the other parity.
+/// waited for before reading; before filling, the other parity. One number, for registers' sake.
 template <int kStages>
-struct RingPlace {
-  int stage = 0;
-  std::uint32_t parity = 0;
+class RingPlace {
+ public:
+  static_assert((kStages & (kStages - 1)) == 0, "the count may wrap around");
 
-  PORTOLAN_DEVICE void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1U;
-    }
+  [[nodiscard]] PORTOLAN_DEVICE int stage() const { return static_cast<int>(count_ % kStages); }
+  [[nodiscard]] PORTOLAN_DEVICE std::uint32_t parity() const { return count_ / kStages % 2; }
+  [[nodiscard]] PORTOLAN_DEVICE RingPlace next() const {
+    RingPlace place;
+    place.count_ = count_ + 1;
+    return place;
   }
+
+ private:
+  std::uint32_t count_ = 0;
 };
 
 }  // namespace portolan::cuda::sm90

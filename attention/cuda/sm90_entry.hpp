@@ -29,6 +29,19 @@ struct Problem {
   std::int64_t statistics_stride = 0;  ///< log_sum_exp's and delta's, from one head to the next
 };
 
+/// A result that goes to device memory as f32, row by row, and not through a tensor map.
+struct FloatResult {
+  float* data = nullptr;  ///< null: the result is of the dtype of q and has a tensor map
+  AttentionStrides strides;
+  bool adds = false;  ///< to what is there
+
+  FloatResult() = default;
+  FloatResult(void* result, AttentionOutput output, const AttentionStrides& result_strides)
+      : data(output == AttentionOutput::element ? nullptr : static_cast<float*>(result)),
+        strides(result_strides),
+        adds(output == AttentionOutput::f32_sum) {}
+};
+
 /// log2(e): exponentials are taken to base 2, which the hardware has; and back.
 constexpr float kLog2E = 1.4426950408889634F;
 constexpr float kLn2 = 0.6931471805599453F;

@@ -27,6 +27,7 @@ cudaError_t forward_of(const AttentionForwardArguments& arguments, void* workspa
   parameters.problem.shape = shape;
   parameters.problem.statistics_stride = arguments.log_sum_exp_stride;
   parameters.log_sum_exp = arguments.log_sum_exp;
+  parameters.out = FloatResult(arguments.out, arguments.output, arguments.out_strides);
   parameters.next_tile = static_cast<int*>(workspace);
   parameters.order.query_tiles = divide_up(static_cast<int>(shape.query_tokens), Block::kQueries);
   parameters.order.heads = static_cast<int>(shape.batch * shape.heads);

@@ -58,6 +58,7 @@ struct ForwardParameters {
   TileOrder order;
   int* next_tile = nullptr;  ///< starts at 0
   float* log_sum_exp = nullptr;
+  FloatResult out;
 };
 
 /// What one block does.
@@ -202,11 +203,11 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
   PORTOLAN_DEVICE void fill(RingPlace<kStages>& place, Tiles& tiles, std::uint64_t (&full)[kStages],
                             std::uint64_t (&empty)[kStages], const typename Lane::TensorMap* map,
                             BoxOrigin origin) const {
-    lane_.barrier_wait(empty[place.stage], place.parity ^ 1U);
-    lane_.barrier_announce(full[place.stage], sizeof(tiles[0]));
-    copy_tile_in<kKeys, kHeadDim>(lane_, map, origin, tiles[place.stage], full[place.stage]);
-    lane_.barrier_arrive(full[place.stage]);
-    place.advance();
+    lane_.barrier_wait(empty[place.stage()], place.parity() ^ 1U);
+    lane_.barrier_announce(full[place.stage()], sizeof(tiles[0]));
+    copy_tile_in<kKeys, kHeadDim>(lane_, map, origin, tiles[place.stage()], full[place.stage()]);
+    lane_.barrier_arrive(full[place.stage()]);
+    place = place.next();
   }
 
   // ---- Consumers -------------------------------------------------------------------------------
@@ -269,6 +270,11 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     const float scale_log2 = parameters_.problem.shape.scale * kLog2E;
     const ScoreMask& mask = work.entry.where.mask;
     const IndexRange rows = rows_of(consumer, work);
+    const int row = rows.begin + thread_row();
+    const IndexRange seen[2] = {mask.keys_of(row), mask.keys_of(row + 8)};
+    // The key tiles of which all rows see all keys.
+    const IndexRange whole = {divide_up(mask.keys_of(rows.end - 1).begin, kKeys),
+                              mask.keys_of(rows.begin).end / kKeys};
     const std::uint32_t q =
         lane_.shared_address(shared_.q + tile_offset(kQueries, {consumer * kWarpgroupRows, 0}));
     float scores[kKeys / 2];
@@ -288,47 +294,43 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
       lane_.close_group();
     };
     const auto take_scores = [&](int tile) {
-      const int first_key = tile * kKeys;
-      if (rows.size() > 0 && mask.hides_keys(rows, {first_key, first_key + kKeys})) {
-        const int row = rows.begin + thread_row();
-        const IndexRange seen[2] = {mask.keys_of(row), mask.keys_of(row + 8)};
-        hide_scores(lane_, scores, seen, first_key);
+      if (!whole.contains(tile)) {
+        hide_scores(lane_, scores, seen, tile * kKeys);
       }
       softmax.take(lane_, scores, rescale, scale_log2);
       lane_.pin(scores);
     };
 
     int tile = work.key_tiles.end - 1;
-    lane_.barrier_wait(shared_.k_full[place.stage], place.parity);
-    start_scores(place.stage);
+    lane_.barrier_wait(shared_.k_full[place.stage()], place.parity());
+    start_scores(place.stage());
     lane_.template wait_groups<0>();
     lane_.pin(scores);
-    release(lane_, shared_.k_empty[place.stage]);
+    release(lane_, shared_.k_empty[place.stage()]);
     take_scores(tile);
-    lane_.barrier_wait(shared_.v_full[place.stage], place.parity);
+    lane_.barrier_wait(shared_.v_full[place.stage()], place.parity());
     pack_operand<kElement>(lane_, weights, scores);
 
     while (--tile >= work.key_tiles.begin) {
       // V of the last tile is at `place`, K and V of this one at `next`.
-      RingPlace<kStages> next = place;
-      next.advance();
-      lane_.barrier_wait(shared_.k_full[next.stage], next.parity);
+      const RingPlace<kStages> next = place.next();
+      lane_.barrier_wait(shared_.k_full[next.stage()], next.parity());
       wait_for_turn(consumer);
       lane_.pin(out);
       lane_.pin(weights);
-      start_scores(next.stage);
-      start_out(place.stage);
+      start_scores(next.stage());
+      start_out(place.stage());
       pass_turn_to(consumer + 1 == kConsumers ? 0 : consumer + 1);
       lane_.template wait_groups<1>();
       lane_.pin(scores);
-      release(lane_, shared_.k_empty[next.stage]);
+      release(lane_, shared_.k_empty[next.stage()]);
       take_scores(tile);
       // V is waited for here, although it is needed later: the assembler moves the wait for
       // products up to the last branch, and this loop keeps it behind the exponentials.
-      lane_.barrier_wait(shared_.v_full[next.stage], next.parity);
+      lane_.barrier_wait(shared_.v_full[next.stage()], next.parity());
       lane_.template wait_groups<0>();
       lane_.pin(out);
-      release(lane_, shared_.v_empty[place.stage]);
+      release(lane_, shared_.v_empty[place.stage()]);
       PORTOLAN_UNROLL
       for (int i = 0; i < kHeadDim / 2; ++i) {
         out[i] *= rescale[accumulator_row(i)];
@@ -340,11 +342,11 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     release(lane_, shared_.q_empty);
     lane_.pin(out);
     lane_.pin(weights);
-    start_out(place.stage);
+    start_out(place.stage());
     lane_.template wait_groups<0>();
     lane_.pin(out);
-    release(lane_, shared_.v_empty[place.stage]);
-    place.advance();
+    release(lane_, shared_.v_empty[place.stage()]);
+    place = place.next();
   }
 
   /// Writes the consumer's rows and their log-sum-exp. The next tile's products may start while the
@@ -368,6 +370,14 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
             sum > 0.0F ? softmax.largest[i] * problem.shape.scale + lane_.log2(sum) * kLn2
                        : -kInfinity;
       }
+    }
+    if (const FloatResult& result = parameters_.out; result.data != nullptr) {
+      write_rows(lane_,
+                 result.data + where.query_offset(result.strides, work.head) +
+                     rows.begin * result.strides.token,
+                 result.strides.token, rows.size(), static_cast<int>(problem.shape.head_dim),
+                 result.adds, out, inverse);
+      return;
     }
     const bool copies = lane_.thread() % kWarpgroupThreads == 0;
     if (copies) {

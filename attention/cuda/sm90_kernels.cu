@@ -14,6 +14,9 @@ const char* unsupported_reason(const AttentionShape& shape) {
   if (shape.head_dim < 8 || shape.head_dim > 128 || shape.head_dim % 8 != 0) {
     return "head_dim is not a multiple of 8 from 8 to 128";
   }
+  if (shape.key_tokens < 1) {
+    return "there are no keys";  // whose tensor map the driver would refuse
+  }
   if (shape.key_heads < 1 || shape.heads % shape.key_heads != 0) {
     return "the query heads are not a multiple of the key heads";
   }

@@ -56,7 +56,10 @@ PORTOLAN_DEVICE void pack_operand(const Lane& lane, std::uint32_t (&operand)[kCo
 template <AttentionElement kElement, int kTileRows, int kCount, typename Lane>
 PORTOLAN_DEVICE void store_rows(const Lane& lane, std::uint32_t first_row,
                                 const float (&accumulators)[kCount], const float (&factors)[2]) {
-  const int thread = lane.thread() % kWarpgroupThreads;
+  // Pinned, lest addresses be derived early and take registers while products run.
+  std::uint32_t pinned[1] = {static_cast<std::uint32_t>(lane.thread() % kWarpgroupThreads)};
+  lane.pin(pinned);
+  const int thread = static_cast<int>(pinned[0]);
   PORTOLAN_UNROLL
   for (int step = 0; step < kCount / 8; ++step) {
     std::uint32_t registers[4];
@@ -72,6 +75,34 @@ PORTOLAN_DEVICE void store_rows(const Lane& lane, std::uint32_t first_row,
     at.row += thread / 32 * 16;
     lane.store_matrices(first_row + static_cast<std::uint32_t>(tile_offset(kTileRows, at)),
                         registers);
+  }
+}
+
+struct alignas(8) FloatPair {
+  float first;
+  float second;
+};
+/// Writes a warpgroup's result, times a factor for each of a thread's two rows, to as many rows and
+/// columns of an f32 tensor, or adds it to them. `first_row` is the address of the first row, whose
+/// columns are even in number.
+template <int kCount, typename Lane>
+PORTOLAN_DEVICE void write_rows(const Lane& lane, float* first_row, std::int64_t row_stride,
+                                int rows, int columns, bool adds,
+                                const float (&accumulators)[kCount], const float (&factors)[2]) {
+  const int thread = lane.thread() % kWarpgroupThreads;
+  PORTOLAN_UNROLL
+  for (int i = 0; i < kCount; i += 2) {
+    const Coordinate at = accumulator_coordinate(thread, i);
+    if (at.row >= rows || at.column >= columns) continue;
+    auto* target = reinterpret_cast<FloatPair*>(first_row + at.row * row_stride + at.column);
+    const float factor = factors[accumulator_row(i)];
+    FloatPair value = {accumulators[i] * factor, accumulators[i + 1] * factor};
+    if (adds) {
+      const FloatPair before = *target;
+      value.first += before.first;
+      value.second += before.second;
+    }
+    *target = value;
   }
 }
 

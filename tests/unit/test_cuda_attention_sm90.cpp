@@ -21,6 +21,7 @@ namespace portolan {
 namespace {
 
 using cuda::AttentionElement;
+using cuda::AttentionOutput;
 using testing_support::EmulatedHopperLane;
 using testing_support::EmulatedTensorMap;
 using testing_support::HopperLiberties;
@@ -63,19 +64,19 @@ class Rows {
   void fill(std::mt19937& generator) {
     std::normal_distribution<float> normal;
     for (std::uint16_t& bits : data_) {
-      const float value = normal(generator);
-      bits = element_ == AttentionElement::bf16 ? from_float<BFloat16>(value).bits
-                                                : from_float<Float16>(value).bits;
+      bits = rounded(normal(generator));
     }
   }
   [[nodiscard]] std::vector<double> entry(std::size_t index) const {
     std::vector<double> values;
     for (std::int64_t i = offsets_[index] * row(); i < offsets_[index + 1] * row(); ++i) {
-      const std::uint16_t bits = data_[static_cast<std::size_t>(i)];
-      values.push_back(element_ == AttentionElement::bf16 ? to_float(BFloat16{bits})
-                                                          : to_float(Float16{bits}));
+      values.push_back(value(static_cast<std::size_t>(i)));
     }
     return values;
+  }
+  [[nodiscard]] double value(std::size_t index) const {
+    const std::uint16_t bits = data_[index];
+    return element_ == AttentionElement::bf16 ? to_float(BFloat16{bits}) : to_float(Float16{bits});
   }
   /// Of one sequence if packed, else of all entries.
   [[nodiscard]] EmulatedTensorMap map(bool packed, std::size_t sequence, int box_rows) {
@@ -89,6 +90,19 @@ class Rows {
   }
   [[nodiscard]] const std::vector<std::uint16_t>& bits() const { return data_; }
 
+  /// The same tensor in f32, for results that are written as such.
+  [[nodiscard]] cuda::sm90::FloatResult float_result(cuda::AttentionOutput output) {
+    floats_.assign(data_.size(), kBefore);
+    return {floats_.data(), output, {lengths_[0] * row(), row(), head_dim_}};
+  }
+  /// What float_result() holds before.
+  static constexpr float kBefore = 0.75F;
+  [[nodiscard]] const std::vector<float>& floats() const { return floats_; }
+  [[nodiscard]] std::uint16_t rounded(float value) const {
+    return element_ == AttentionElement::bf16 ? from_float<BFloat16>(value).bits
+                                              : from_float<Float16>(value).bits;
+  }
+
  private:
   [[nodiscard]] std::int64_t row() const { return std::int64_t{heads_} * head_dim_; }
 
@@ -98,6 +112,7 @@ class Rows {
   int heads_;
   int head_dim_;
   std::vector<std::uint16_t> data_;
+  std::vector<float> floats_;
 };
 
 /// The tensors of a case and what f64 makes of them, entry by entry.
@@ -244,7 +259,7 @@ void run_blocks(const typename Block::Parameters& parameters, std::int64_t block
 }
 
 template <AttentionElement kElement, int kHeadDim>
-void run_forward(Attention& attention, HopperLiberties liberties) {
+void run_forward(Attention& attention, HopperLiberties liberties, AttentionOutput output) {
   using Block = cuda::sm90::ForwardBlock<EmulatedHopperLane, kElement, kHeadDim>;
   const cuda::AttentionShape shape = attention.shape();
   int next_tile = 0;
@@ -259,11 +274,12 @@ void run_forward(Attention& attention, HopperLiberties liberties) {
   parameters.order.section_heads = static_cast<int>(shape.heads);
   parameters.next_tile = &next_tile;
   parameters.log_sum_exp = attention.log_sum_exp.data();
+  parameters.out = attention.out.float_result(output);
   run_blocks<Block>(parameters, std::min(2, parameters.order.tiles()), liberties);
 }
 
 template <AttentionElement kElement, int kHeadDim>
-void run_backward(Attention& attention, HopperLiberties liberties) {
+void run_backward(Attention& attention, HopperLiberties liberties, AttentionOutput output) {
   const cuda::AttentionShape shape = attention.shape();
   {
     using Block = cuda::sm90::BackwardKeysBlock<EmulatedHopperLane, kElement, kHeadDim>;
@@ -276,6 +292,8 @@ void run_backward(Attention& attention, HopperLiberties liberties) {
                                             {&attention.dv, cuda::sm90::kWarpgroupRows}});
     parameters.log_sum_exp = attention.log_sum_exp.data();
     parameters.delta = attention.delta.data();
+    parameters.dk = attention.dk.float_result(output);
+    parameters.dv = attention.dv.float_result(output);
     run_blocks<Block>(parameters, Block::blocks(shape), liberties);
   }
   using Block = cuda::sm90::BackwardQueriesBlock<EmulatedHopperLane, kElement, kHeadDim>;
@@ -287,24 +305,27 @@ void run_backward(Attention& attention, HopperLiberties liberties) {
                                           {&attention.dq, cuda::sm90::kWarpgroupRows}});
   parameters.log_sum_exp = attention.log_sum_exp.data();
   parameters.delta = attention.delta.data();
+  parameters.dq = attention.dq.float_result(output);
   run_blocks<Block>(parameters, Block::blocks(shape), liberties);
 }
 
 template <AttentionElement kElement>
-void run_of(const Case& shape, Attention& attention, bool backward, HopperLiberties liberties) {
+void run_of(const Case& shape, Attention& attention, bool backward, HopperLiberties liberties,
+            AttentionOutput output) {
   if (shape.head_dim > 64) {
-    backward ? run_backward<kElement, 128>(attention, liberties)
-             : run_forward<kElement, 128>(attention, liberties);
+    backward ? run_backward<kElement, 128>(attention, liberties, output)
+             : run_forward<kElement, 128>(attention, liberties, output);
   } else {
-    backward ? run_backward<kElement, 64>(attention, liberties)
-             : run_forward<kElement, 64>(attention, liberties);
+    backward ? run_backward<kElement, 64>(attention, liberties, output)
+             : run_forward<kElement, 64>(attention, liberties, output);
   }
 }
-void run(const Case& shape, Attention& attention, bool backward, HopperLiberties liberties) {
+void run(const Case& shape, Attention& attention, bool backward, HopperLiberties liberties,
+         AttentionOutput output = AttentionOutput::element) {
   if (shape.element == AttentionElement::bf16) {
-    run_of<AttentionElement::bf16>(shape, attention, backward, liberties);
+    run_of<AttentionElement::bf16>(shape, attention, backward, liberties, output);
   } else {
-    run_of<AttentionElement::f16>(shape, attention, backward, liberties);
+    run_of<AttentionElement::f16>(shape, attention, backward, liberties, output);
   }
 }
 
@@ -378,7 +399,7 @@ TEST_P(CudaAttentionSm90, DoesNotDependOnTheOrderInWhichTheHardwareRunsThings) {
   first.set_statistics_from_reference();
   run(shape, first, true, kOrders[0]);
   run(shape, first, false, kOrders[0]);
-  for (const HopperLiberties& order : kOrders) {
+  for (const HopperLiberties& order : {kOrders[1], kOrders[2]}) {
     Attention other(shape);
     other.set_statistics_from_reference();
     run(shape, other, true, order);
@@ -389,6 +410,33 @@ TEST_P(CudaAttentionSm90, DoesNotDependOnTheOrderInWhichTheHardwareRunsThings) {
     EXPECT_EQ(other.dv.bits(), first.dv.bits());
     EXPECT_EQ(0, std::memcmp(other.log_sum_exp.data(), first.log_sum_exp.data(),
                              first.log_sum_exp.size() * sizeof(float)));
+  }
+}
+
+TEST_P(CudaAttentionSm90, WritesOrAddsTheSameInSinglePrecision) {
+  const Case& shape = GetParam();
+  Attention attention(shape);
+  attention.set_statistics_from_reference();
+  run(shape, attention, true, kOrders[0]);
+  run(shape, attention, false, kOrders[0]);
+  for (const AttentionOutput output : {AttentionOutput::f32, AttentionOutput::f32_sum}) {
+    attention.set_statistics_from_reference();  // the forward pass has written its own
+    run(shape, attention, true, kOrders[0], output);
+    // The forward pass does not add.
+    run(shape, attention, false, kOrders[0], AttentionOutput::f32);
+    for (const Rows* rows : {&attention.dq, &attention.dk, &attention.dv, &attention.out}) {
+      const bool adds = output == AttentionOutput::f32_sum && rows != &attention.out;
+      for (std::size_t i = 0; i < rows->floats().size(); ++i) {
+        const float value = rows->floats()[i];
+        if (adds) {
+          // Of what was rounded once more by the addition no more than this can be said.
+          const float element = static_cast<float>(rows->value(i));
+          ASSERT_NEAR(value - Rows::kBefore, element, 1e-6 + std::abs(element) / 128.0) << i;
+        } else {
+          ASSERT_EQ(rows->rounded(value), rows->bits()[i]) << i;
+        }
+      }
+    }
   }
 }
 
