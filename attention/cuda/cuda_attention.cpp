@@ -116,20 +116,18 @@ class Selection {
     }
     const TranslatedProblem translated = cuda::translate(problem);
     if (!translated.reason.empty()) return translated.reason;
-    // Which result is asked for is known only when the kernel runs; those for 8.0 write them all.
     for (const AttentionPart& part : translated.parts) {
-      const char* reason = reason_of(AttentionArchitecture::sm80, part.shape);
+      const char* reason = reason_of(architecture(part.shape, reason_of), part.shape);
       if (reason != nullptr) return reason;
     }
     return {};
   }
 
+  /// Of the kernels that serve the shape, if any do.
   template <typename Reason>
   [[nodiscard]] AttentionArchitecture architecture(const AttentionShape& shape,
-                                                   AttentionOutput output,
                                                    const Reason& reason_of) const {
-    return has_sm90_ && output == AttentionOutput::element &&
-                   reason_of(AttentionArchitecture::sm90, shape) == nullptr
+    return has_sm90_ && reason_of(AttentionArchitecture::sm90, shape) == nullptr
                ? AttentionArchitecture::sm90
                : AttentionArchitecture::sm80;
   }
@@ -152,7 +150,7 @@ class CudaFlashAttention final : public AttentionForwardKernel {
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
     std::size_t most = 0;
     for (const AttentionPart& part : cuda::translate(problem).parts) {
-      most = std::max(most, workspace_bytes(part.shape, AttentionOutput::element));
+      most = std::max(most, workspace_bytes(part.shape));
     }
     return most;
   }
@@ -186,26 +184,24 @@ class CudaFlashAttention final : public AttentionForwardKernel {
   }
 
  private:
-  [[nodiscard]] std::size_t workspace_bytes(const AttentionShape& shape,
-                                            AttentionOutput output) const {
+  [[nodiscard]] std::size_t workspace_bytes(const AttentionShape& shape) const {
     if (cuda::decode_unsupported_reason(shape) == nullptr) {
       return cuda::decode_workspace_bytes(shape);
     }
-    return cuda::forward_workspace_bytes(architecture(shape, output), shape);
+    return cuda::forward_workspace_bytes(architecture(shape), shape);
   }
-  [[nodiscard]] AttentionArchitecture architecture(const AttentionShape& shape,
-                                                   AttentionOutput output) const {
-    return selection_.architecture(shape, output, cuda::forward_unsupported_reason);
+  [[nodiscard]] AttentionArchitecture architecture(const AttentionShape& shape) const {
+    return selection_.architecture(shape, cuda::forward_unsupported_reason);
   }
 
   void launch(Backend& backend, const cuda::AttentionForwardArguments& arguments) const {
     const AttentionShape& shape = arguments.shape;
-    const Workspace workspace(backend, workspace_bytes(shape, arguments.output));
+    const Workspace workspace(backend, workspace_bytes(shape));
     cudaStream_t stream = cuda_stream(backend.device(), Queue::compute);
-    const cudaError_t status = cuda::decode_unsupported_reason(shape) == nullptr
-                                   ? cuda::attention_decode(arguments, workspace.data(), stream)
-                                   : cuda::attention_forward(architecture(shape, arguments.output),
-                                                             arguments, workspace.data(), stream);
+    const cudaError_t status =
+        cuda::decode_unsupported_reason(shape) == nullptr
+            ? cuda::attention_decode(arguments, workspace.data(), stream)
+            : cuda::attention_forward(architecture(shape), arguments, workspace.data(), stream);
     check_cuda(status, "starting attention of {} x {} tokens", shape.query_tokens,
                shape.key_tokens);
   }
@@ -225,7 +221,7 @@ class CudaFlashAttentionBackward final : public AttentionBackwardKernel {
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
     std::size_t most = 0;
     for (const AttentionPart& part : cuda::translate(problem).parts) {
-      const AttentionArchitecture kernels = architecture(part.shape, AttentionOutput::element);
+      const AttentionArchitecture kernels = architecture(part.shape);
       most = std::max(most, cuda::backward_workspace_bytes(kernels, part.shape));
     }
     return most;
@@ -297,14 +293,13 @@ class CudaFlashAttentionBackward final : public AttentionBackwardKernel {
                               gradients.dv.dtype() == element;
     return all_elements ? AttentionOutput::element : AttentionOutput::f32;
   }
-  [[nodiscard]] AttentionArchitecture architecture(const AttentionShape& shape,
-                                                   AttentionOutput output) const {
-    return selection_.architecture(shape, output, cuda::backward_unsupported_reason);
+  [[nodiscard]] AttentionArchitecture architecture(const AttentionShape& shape) const {
+    return selection_.architecture(shape, cuda::backward_unsupported_reason);
   }
 
   void launch(Backend& backend, const cuda::AttentionBackwardArguments& arguments) const {
     const AttentionShape& shape = arguments.shape;
-    const AttentionArchitecture kernels = architecture(shape, arguments.output);
+    const AttentionArchitecture kernels = architecture(shape);
     const Workspace workspace(backend, cuda::backward_workspace_bytes(kernels, shape));
     check_cuda(cuda::attention_backward(kernels, arguments, workspace.data(),
                                         cuda_stream(backend.device(), Queue::compute)),

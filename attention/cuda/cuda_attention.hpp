@@ -12,8 +12,9 @@ namespace portolan {
 /// compute capability 9.0 where the GPU has it and they serve the shape, else those for 8.0; for up
 /// to 16 queries the keys are split over the whole GPU (decode_attention.hpp).
 ///
-/// Serve bf16 and f16, head_dim 64 and 128, masks whose sequences are one run of queries and one of
-/// keys each. `gpu` is the index of the GPU; `method` is what the kernel is registered as.
+/// Serve bf16 and f16, head_dim 64 and 128 (for 9.0 multiples of 8 up to 128), masks whose
+/// sequences are one run of queries and one of keys each. `gpu` is the index of the GPU; `method`
+/// is what the kernel is registered as.
 [[nodiscard]] std::unique_ptr<AttentionForwardKernel> make_cuda_flash_attention(
     int gpu, AttentionMethod method);
 

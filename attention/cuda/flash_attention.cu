@@ -38,7 +38,6 @@ cudaError_t attention_forward(AttentionArchitecture architecture,
     return cudaErrorInvalidValue;
   }
   if (architecture == AttentionArchitecture::sm80) return sm80::forward(arguments, stream);
-  if (arguments.output != AttentionOutput::element) return cudaErrorNotSupported;
   return sm90::forward(arguments, workspace, stream);
 }
 
@@ -49,7 +48,6 @@ cudaError_t attention_backward(AttentionArchitecture architecture,
     return cudaErrorInvalidValue;
   }
   if (architecture == AttentionArchitecture::sm80) return sm80::backward(arguments, stream);
-  if (arguments.output != AttentionOutput::element) return cudaErrorNotSupported;
   return sm90::backward(arguments, workspace, stream);
 }
 

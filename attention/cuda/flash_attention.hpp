@@ -31,8 +31,7 @@ enum class AttentionArchitecture {
 [[nodiscard]] std::size_t backward_workspace_bytes(AttentionArchitecture architecture,
                                                    const AttentionShape& shape);
 
-/// Enqueue on `stream` and return. The sm_90 kernels write results in the dtype of q only, else
-/// cudaErrorNotSupported. The same arguments give the same bits.
+/// Enqueue on `stream` and return. The same arguments give the same bits.
 [[nodiscard]] cudaError_t attention_forward(AttentionArchitecture architecture,
                                             const AttentionForwardArguments& arguments,
                                             void* workspace, cudaStream_t stream);

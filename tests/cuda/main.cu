@@ -130,9 +130,6 @@ class Check {
   [[nodiscard]] bool forward(AttentionArchitecture architecture) {
     if (cuda::forward_unsupported_reason(architecture, shape_) != nullptr) return true;
     if (case_.output == AttentionOutput::f32_sum) return true;
-    if (case_.output == AttentionOutput::f32 && architecture == AttentionArchitecture::sm90) {
-      return true;
-    }
     return run_forward(
         name_of(architecture) + " forward", cuda::forward_workspace_bytes(architecture, shape_),
         [&](const AttentionForwardArguments& arguments, void* workspace) {
@@ -151,9 +148,6 @@ class Check {
   }
   [[nodiscard]] bool backward(AttentionArchitecture architecture) {
     if (cuda::backward_unsupported_reason(architecture, shape_) != nullptr) return true;
-    if (case_.output != AttentionOutput::element && architecture == AttentionArchitecture::sm90) {
-      return true;
-    }
     const bool f32 = case_.output != AttentionOutput::element;
     Operand dq = operand(true, f32);
     Operand dk = operand(false, f32);
