@@ -131,7 +131,7 @@ class EmulatedHopperBlock {
         moved = run_fibre(liberties_.last_warp_first ? reversed_warps(i) : i) || moved;
       }
       if (moved) continue;
-      if (late_.empty()) throw Error(fmt::format("threads wait forever: {}", waiting()));
+      if (late_.empty()) throw Error(fmt::format("threads wait forever:{}", waiting()));
       const std::function<void()> operation = std::move(late_.front());
       late_.pop_front();
       operation();
