@@ -34,26 +34,28 @@ cudaError_t encode(CUtensorMap& map, const AttentionShape& shape, const TensorDe
   const bool packed = shape.query_offsets != nullptr;
   const std::int64_t tokens = tensor.of_queries ? shape.query_tokens : shape.key_tokens;
   const std::int64_t batch = packed ? 1 : shape.batch;
-  // The driver wants no size of zero, and along a dimension of one any stride that it takes.
-  const auto size = [](std::int64_t count) {
-    return static_cast<cuuint64_t>(count > 0 ? count : 1);
-  };
-  const auto stride = [](std::int64_t elements, bool used) {
-    return static_cast<cuuint64_t>(used ? elements * kElementBytes : 16);
-  };
-  const cuuint64_t sizes[kRank] = {size(shape.head_dim), size(tensor.heads), size(tokens),
-                                   size(batch)};
-  const cuuint64_t strides[kRank - 1] = {stride(tensor.strides.head, tensor.heads > 1),
-                                         stride(tensor.strides.token, packed || tokens > 1),
-                                         stride(tensor.strides.batch, batch > 1)};
+  const std::int64_t counts[kRank] = {shape.head_dim, tensor.heads, tokens, batch};
+  const std::int64_t distances[kRank] = {1, tensor.strides.head, tensor.strides.token,
+                                         tensor.strides.batch};
+  cuuint64_t sizes[kRank];
+  cuuint64_t strides[kRank];  // in bytes; the driver knows the first
+  for (int i = 0; i < kRank; ++i) {
+    // The driver takes no size of zero. A dimension of one has no next element to tell the distance
+    // to, unless sequences of other lengths are to use the map: it gets that of a dense tensor.
+    const bool varies = packed && i == kTokenDimension;
+    sizes[i] = static_cast<cuuint64_t>(counts[i] > 0 ? counts[i] : 1);
+    strides[i] = i == 0 || counts[i] > 1 || varies
+                     ? static_cast<cuuint64_t>(distances[i] * kElementBytes)
+                     : sizes[i - 1] * strides[i - 1];
+  }
   const cuuint32_t box[kRank] = {kBlockColumns, 1, static_cast<cuuint32_t>(tensor.box_rows), 1};
   const cuuint32_t steps[kRank] = {1, 1, 1, 1};
   const CUtensorMapDataType type = shape.element == AttentionElement::bf16
                                        ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                        : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   const CUresult result =
-      encode_tiled(&map, type, kRank, const_cast<void*>(tensor.data), sizes, strides, box, steps,
-                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      encode_tiled(&map, type, kRank, const_cast<void*>(tensor.data), sizes, strides + 1, box,
+                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                    CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }

@@ -131,9 +131,10 @@ class EmulatedHopperBlock {
         moved = run_fibre(liberties_.last_warp_first ? reversed_warps(i) : i) || moved;
       }
       if (moved) continue;
-      if (copies_in_.empty()) throw Error(fmt::format("threads wait forever: {}", waiting()));
-      copy_in(copies_in_.front());
-      copies_in_.pop_front();
+      if (late_.empty()) throw Error(fmt::format("threads wait forever:{}", waiting()));
+      const std::function<void()> operation = std::move(late_.front());
+      late_.pop_front();
+      operation();
     }
     for (const Thread& thread : threads_) {
       if (!thread.open_copies.empty() || !thread.closed_copies.empty()) {
@@ -143,7 +144,7 @@ class EmulatedHopperBlock {
         throw Error("a thread ended before its products");
       }
     }
-    if (!copies_in_.empty()) throw Error("the block ended before copies into its shared memory");
+    if (!late_.empty()) throw Error("the block ended before copies into its shared memory");
     for (const auto& [id, meeting] : named_) {
       if (meeting.arrived != 0) throw Error(fmt::format("named barrier {} is left half full", id));
     }
@@ -166,15 +167,17 @@ class EmulatedHopperBlock {
   template <typename Operation>
   void meet_warp(int index, const char* instruction, void* brought, const Operation& operation) {
     meet(index, warps_[static_cast<std::size_t>(index / kWarpThreads)], kWarpThreads, instruction,
-         brought, operation);
+         brought, operation, false);
   }
+  /// If `late`, the operation runs when no thread can go on without it.
   template <typename Operation>
-  void meet_warpgroup(int index, const char* instruction, const Operation& operation) {
+  void meet_warpgroup(int index, const char* instruction, const Operation& operation, bool late) {
     meet(index, warpgroups_[static_cast<std::size_t>(index / kGroupThreads)], kGroupThreads,
-         instruction, nullptr, operation);
+         instruction, nullptr, operation, late);
   }
   void meet_block(int index) {
-    meet(index, block_, static_cast<int>(fibres_.size()), "block barrier", nullptr, [] {});
+    meet(
+        index, block_, static_cast<int>(fibres_.size()), "block barrier", nullptr, [] {}, false);
   }
   /// What a thread of the same warp brought.
   template <typename T>
@@ -223,7 +226,7 @@ class EmulatedHopperBlock {
 
   void start_copy_in(const Box& box) {
     if (liberties_.late_copies) {
-      copies_in_.push_back(box);
+      late_.push_back([this, box] { copy_in(box); });
     } else {
       copy_in(box);
     }
@@ -293,7 +296,7 @@ class EmulatedHopperBlock {
 
   template <typename Operation>
   void meet(int index, Meeting& meeting, int expected, const char* instruction, void* brought,
-            const Operation& operation) {
+            const Operation& operation, bool late) {
     if (meeting.arrived == 0) meeting.instruction = instruction;
     if (std::strcmp(meeting.instruction, instruction) != 0) {
       throw Error(
@@ -302,10 +305,16 @@ class EmulatedHopperBlock {
     slots_[static_cast<std::size_t>(index)] = brought;
     const int generation = meeting.generation;
     if (++meeting.arrived == expected) {
-      operation();
-      meeting.arrived = 0;
-      ++meeting.generation;
-      return;
+      const auto finish = [operation, &meeting] {
+        operation();
+        meeting.arrived = 0;
+        ++meeting.generation;
+      };
+      if (!late) {
+        finish();
+        return;
+      }
+      late_.push_back(finish);
     }
     wait(index, instruction, [&meeting, generation] { return meeting.generation != generation; });
   }
@@ -406,7 +415,7 @@ class EmulatedHopperBlock {
   std::vector<void*> slots_;
   std::map<int, Meeting> named_;
   std::map<std::uint64_t*, Barrier> barriers_;
-  std::deque<Box> copies_in_;
+  std::deque<std::function<void()>> late_;  ///< runs when no thread can go on
   std::vector<std::unique_ptr<Fibre>> fibres_;
 };
 
@@ -542,15 +551,17 @@ void EmulatedHopperLane::close_group() const {
   self.groups.push_back(std::move(self.open_products));
   self.open_products.clear();
   if (!block_->liberties().late_products) {
-    block_->meet_warpgroup(thread_, "end of a group of products",
-                           [&] { block_->run_groups(thread_, 0); });
+    block_->meet_warpgroup(
+        thread_, "end of a group of products", [&] { block_->run_groups(thread_, 0); }, false);
   }
 }
 
 void EmulatedHopperLane::wait_groups(int pending) const {
   block_->thread(thread_).fenced = false;
-  block_->meet_warpgroup(thread_, "wait for products",
-                         [&] { block_->run_groups(thread_, static_cast<std::size_t>(pending)); });
+  block_->meet_warpgroup(
+      thread_, "wait for products",
+      [&] { block_->run_groups(thread_, static_cast<std::size_t>(pending)); },
+      block_->liberties().late_products);
 }
 
 void EmulatedHopperLane::change_registers(int registers) const {

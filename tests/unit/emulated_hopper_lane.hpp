@@ -23,7 +23,8 @@ struct HopperLiberties {
   /// Copies into shared memory arrive when no thread can go on without them, and copies out of it
   /// read when they are waited for; else both happen when they are started.
   bool late_copies = false;
-  /// Products run when they are waited for, else when their group is closed.
+  /// Products run when they are waited for and no thread can go on without them, else when their
+  /// group is closed.
   bool late_products = false;
   /// Threads of the last warp run first.
   bool last_warp_first = false;
