@@ -2,8 +2,9 @@
 # The packages that Portolan's libraries are made of. Used by Portolan's own build and, installed,
 # by PortolanConfig.cmake, so that both ask for the same things.
 #
-# Reads Portolan_ENABLE_OPENMP and Portolan_ENABLE_CUDA. Appends one sentence for each package that
-# is missing to Portolan_MISSING, and one line for each that is there to Portolan_SUMMARY. The
+# Reads Portolan_ENABLE_OPENMP, Portolan_ENABLE_CUDA and Portolan_ENABLE_NCCL. Appends one sentence
+# for each package that is missing to Portolan_MISSING, and one line for each that is there to
+# Portolan_SUMMARY. Sets Portolan_NCCL to whether NCCL, which nothing depends on, is there. The
 # targets are named at each call.
 
 list(APPEND CMAKE_MODULE_PATH "${CMAKE_CURRENT_LIST_DIR}")
@@ -57,8 +58,16 @@ if(Portolan_ENABLE_OPENMP)
   portolan_find(dnnl libdnnl-dev 2.6) # DNNL::dnnl
   portolan_find(libxsmm libxsmm-dev 1.17) # libxsmm::libxsmm
 endif()
+set(Portolan_NCCL FALSE)
 if(Portolan_ENABLE_CUDA)
   portolan_find(CUDAToolkit nvidia-cuda-toolkit) # CUDA::cudart_static, CUDA::cublasLt
+  if(Portolan_ENABLE_NCCL)
+    find_package(NCCL 2.10 QUIET) # NCCL::nccl
+    if(NCCL_FOUND)
+      set(Portolan_NCCL TRUE)
+      list(APPEND Portolan_SUMMARY "NCCL ${NCCL_VERSION}")
+    endif()
+  endif()
 endif()
 
 include("${CMAKE_CURRENT_LIST_DIR}/PortolanKokkos.cmake") # Kokkos::kokkos, Kokkos::kokkoskernels

@@ -27,6 +27,7 @@ install(
         "${PROJECT_BINARY_DIR}/PortolanConfigVersion.cmake"
         "${CMAKE_CURRENT_LIST_DIR}/PortolanDependencies.cmake"
         "${CMAKE_CURRENT_LIST_DIR}/PortolanKokkos.cmake"
+        "${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake"
         "${CMAKE_CURRENT_LIST_DIR}/Finddnnl.cmake"
         "${CMAKE_CURRENT_LIST_DIR}/Findlibxsmm.cmake"
   DESTINATION "${portolan_cmake_folder}")

@@ -66,7 +66,8 @@ class RingRotation {
 
 /// A group of ranks that call the same operations in the same order. Every wait has a deadline,
 /// after which CommunicationError names the operation and the peers that did not come. Sums run in
-/// rank order in f32, on whichever rank computes them, so all ranks hold the same bits.
+/// rank order in f32, on whichever rank computes them, so all ranks hold the same bits; only the
+/// order is a library's own where one adds up on GPUs.
 ///
 /// A communicator that threw CommunicationError is of no further use: later calls throw, too, and
 /// peers are told where the transport can.

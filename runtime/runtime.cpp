@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(PORTOLAN_HAS_OPENMP)
@@ -14,7 +16,12 @@
 #endif
 
 #if defined(PORTOLAN_HAS_CUDA)
+#include "attention/cuda/cuda_attention.hpp"
 #include "backends/cuda/cuda_backend.hpp"
+#endif
+
+#if defined(PORTOLAN_HAS_NCCL)
+#include "parallel/transport/nccl/nccl_collectives.hpp"
 #endif
 
 #include "attention/attention.hpp"
@@ -84,18 +91,44 @@ int count_gpus(DeviceKind device) {
 #endif
 }
 
-/// Collective.
-void warn_of_shared_gpus(Communicator& world, int gpu) {
+/// Of each rank, none in a build without CUDA. Collective.
+std::vector<std::string> gather_gpu_identities(Communicator& world, int gpu) {
 #if defined(PORTOLAN_HAS_CUDA)
-  const std::vector<std::string> identities = gather_texts(world, cuda_device_identity(gpu));
-  const std::set<std::string> distinct(identities.begin(), identities.end());
-  if (world.rank() == 0 && distinct.size() < identities.size()) {
-    log().warn("{} ranks share {} GPU{}: their times say little", identities.size(),
-               distinct.size(), distinct.size() == 1 ? "" : "s");
-  }
+  return gather_texts(world, cuda_device_identity(gpu));
 #else
   static_cast<void>(world);
   static_cast<void>(gpu);
+  return {};
+#endif
+}
+
+void warn_of_shared_gpus(const std::vector<std::string>& identities) {
+  const std::set<std::string> distinct(identities.begin(), identities.end());
+  if (distinct.size() < identities.size()) {
+    log().warn("{} ranks share {} GPU{}: their times say little", identities.size(),
+               distinct.size(), distinct.size() == 1 ? "" : "s");
+  }
+}
+
+/// Whether this build can exchange tensors between GPUs without the host.
+constexpr bool kHasNccl =
+#if defined(PORTOLAN_HAS_NCCL)
+    true;
+#else
+    false;
+#endif
+
+/// The communicator whose collectives between GPUs do not pass through the host. Collective.
+std::unique_ptr<Communicator> join_gpus(std::unique_ptr<Communicator> host, Device device,
+                                        std::chrono::milliseconds deadline,
+                                        std::function<void(const std::string&)> lost) {
+#if defined(PORTOLAN_HAS_NCCL)
+  return make_nccl_communicator(std::move(host), device, deadline, std::move(lost));
+#else
+  static_cast<void>(device);
+  static_cast<void>(deadline);
+  static_cast<void>(lost);
+  return host;
 #endif
 }
 
@@ -114,6 +147,10 @@ void register_everything(int gpu, const AttentionTileTable& tiles) {
 #endif
 #if defined(PORTOLAN_HAS_CUDA)
   register_backend(make_cuda_backend(gpu));
+  for (const AttentionMethod method : {AttentionMethod::flash, AttentionMethod::window}) {
+    register_attention_kernel(make_cuda_flash_attention(gpu, method));
+    register_attention_kernel(make_cuda_flash_attention_backward(gpu, method));
+  }
   register_portable_attention_cuda();
 #else
   static_cast<void>(gpu);
@@ -154,8 +191,13 @@ struct Runtime::State {
     transport.deadline = std::max(transport.deadline, options.least_deadline);
     world = session ? make_mpi_communicator(*session, transport) : make_single_communicator();
     set_log_rank(world->rank(), world->size());
-    world->emulate_link(options.link);
     place(options);
+    const bool joins_gpus = uses_nccl({.choice = transport.choice,
+                                       .nccl_is_built = kHasNccl,
+                                       .device = options.device,
+                                       .gpus = gpu_identities,
+                                       .emulates_link = options.link.active()},
+                                      world->size());
     kokkos.emplace(KokkosSettings{.threads = threads, .device_id = gpu});
     if (options.device == DeviceKind::cpu) {
       bind_threads(*topology, placement, [this](const std::function<void(int)>& body) {
@@ -167,6 +209,14 @@ struct Runtime::State {
     }
     register_everything(gpu, tiles);
     static_cast<void>(backend_of(device));  // says so if this build has no such device
+    if (joins_gpus) {
+      world = join_gpus(std::move(world), device, transport.deadline,
+                        [this](const std::string& reason) {
+                          log().error("{}", reason);
+                          abort(1);
+                        });
+    }
+    world->emulate_link(options.link);
   }
 
   ~State() {
@@ -183,7 +233,8 @@ struct Runtime::State {
     if (gpus > 0) gpu = node.local_rank % gpus;  // ranks of a node take its GPUs in turn
     if (options.device == DeviceKind::cuda && gpu >= 0) {
       device.index = gpu;
-      warn_of_shared_gpus(*world, gpu);
+      gpu_identities = gather_gpu_identities(*world, gpu);
+      if (world->rank() == 0) warn_of_shared_gpus(gpu_identities);
     }
     const bool one_core = options.device == DeviceKind::serial;
     if (group.overlaps_others) {
@@ -213,7 +264,8 @@ struct Runtime::State {
   std::optional<Topology> topology;
   Placement placement;
   int threads = 1;
-  int gpu = -1;  // of this rank; negative: this build has no CUDA
+  int gpu = -1;                             // of this rank; negative: this build has no CUDA
+  std::vector<std::string> gpu_identities;  // of all ranks, if they compute on GPUs
   std::string binding;
   AttentionTileTable tiles;
   std::optional<KokkosRuntime> kokkos;

@@ -36,6 +36,13 @@ std::int64_t row_stride(const Tensor& matrix) {
 }
 
 template <typename Value>
+void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute,
+         const Value& value) {
+  check_cublas(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)),
+               "setting attribute {} of a product", static_cast<int>(attribute));
+}
+
+template <typename Value>
 void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
          const Value& value) {
   check_cublas(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
@@ -79,19 +86,20 @@ CublasLtMatmul::Layout CublasLtMatmul::make_layout(DType dtype, std::int64_t row
   return Layout(layout);
 }
 
-CublasLtMatmul::Plan CublasLtMatmul::make_plan(const Shape& shape) const {
+CublasLtMatmul::Plan CublasLtMatmul::make_plan(const Shape& shape, const Tensor& bias) const {
   Plan plan;
   cublasLtMatmulDesc_t operation = nullptr;
   check_cublas(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                "describing a product");
   plan.operation.reset(operation);
-  const auto transpose = [&](cublasLtMatmulDescAttributes_t attribute, bool transposed) {
-    const cublasOperation_t value = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    check_cublas(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)),
-                 "describing a product's transposed operand");
-  };
-  transpose(CUBLASLT_MATMUL_DESC_TRANSA, shape.transpose_b);
-  transpose(CUBLASLT_MATMUL_DESC_TRANSB, shape.transpose_a);
+  const auto operand = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSA, operand(shape.transpose_b));
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSB, operand(shape.transpose_a));
+  if (shape.has_bias) {
+    // One number for each row of what cuBLAS sees, which is a column here.
+    set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.raw()));
+  }
   plan.b = make_layout(shape.dtype, shape.transpose_b ? shape.columns : shape.terms,
                        shape.transpose_b ? shape.terms : shape.columns, shape.b_stride);
   plan.a = make_layout(shape.dtype, shape.transpose_a ? shape.terms : shape.rows,
@@ -130,8 +138,22 @@ bool CublasLtMatmul::run(const Tensor& x, const Weight& weight, const Tensor& ou
          run(x, false, weight.storage(), true, out, accumulate);
 }
 
+bool CublasLtMatmul::run_with_bias(const Tensor& x, const Weight& weight, const Tensor& bias,
+                                   const Tensor& out) {
+  // Its kernels read several numbers of a bias at a time.
+  constexpr std::uint32_t kBiasAlignment = 16;
+  return weight.layout() == WeightLayout::plain && bias.dtype() == out.dtype() &&
+         alignment_of(bias) >= kBiasAlignment &&
+         multiply(x, false, weight.storage(), true, bias, out, false);
+}
+
 bool CublasLtMatmul::run(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
                          const Tensor& out, bool accumulate) {
+  return multiply(a, transpose_a, b, transpose_b, Tensor(), out, accumulate);
+}
+
+bool CublasLtMatmul::multiply(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+                              const Tensor& bias, const Tensor& out, bool accumulate) {
   const std::int64_t terms = a.dim(transpose_a ? 0 : 1);
   if (a.dtype() != b.dtype() || !multiplies(a.dtype()) || terms == 0) return false;
   const Shape shape{.rows = out.dim(0),
@@ -144,6 +166,7 @@ bool CublasLtMatmul::run(const Tensor& a, bool transpose_a, const Tensor& b, boo
                     .transpose_b = transpose_b,
                     .dtype = a.dtype(),
                     .out_dtype = out.dtype(),
+                    .has_bias = bias.defined(),
                     .a_alignment = alignment_of(a),
                     .b_alignment = alignment_of(b),
                     .out_alignment = alignment_of(out)};
@@ -153,11 +176,15 @@ bool CublasLtMatmul::run(const Tensor& a, bool transpose_a, const Tensor& b, boo
   auto entry = plans_.find(shape);
   if (entry == plans_.end()) {
     if (plans_.size() >= kMaximumPlans) plans_.clear();
-    entry = plans_.emplace(shape, make_plan(shape)).first;
+    entry = plans_.emplace(shape, make_plan(shape, bias)).first;
   }
   const Plan& plan = entry->second;
   if (!plan.offered) return false;
   if (!workspace_) workspace_ = allocator_.allocate(kWorkspaceBytes);
+  if (bias.defined()) {  // layers of one shape have biases of their own
+    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+        static_cast<const void*>(bias.raw()));
+  }
 
   const float alpha = 1.0F;
   const float beta = accumulate ? 1.0F : 0.0F;

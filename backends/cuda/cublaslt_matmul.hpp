@@ -39,6 +39,11 @@ class CublasLtMatmul {
   /// for.
   [[nodiscard]] bool run(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate);
 
+  /// out = x W^T + bias [out], rounded once. As above; cuBLASLt takes a bias of the dtype of `out`
+  /// only.
+  [[nodiscard]] bool run_with_bias(const Tensor& x, const Weight& weight, const Tensor& bias,
+                                   const Tensor& out);
+
   /// Backend::product, of operands of one dtype. False, and nothing done, where cuBLASLt does not
   /// offer it.
   [[nodiscard]] bool run(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
@@ -65,6 +70,7 @@ class CublasLtMatmul {
     bool transpose_b = false;
     DType dtype = DType::f32;
     DType out_dtype = DType::f32;
+    bool has_bias = false;
     // Bytes; algorithms with wide loads need more.
     std::uint32_t a_alignment = 0;
     std::uint32_t b_alignment = 0;
@@ -100,7 +106,10 @@ class CublasLtMatmul {
 
   [[nodiscard]] static Layout make_layout(DType dtype, std::int64_t rows, std::int64_t columns,
                                           std::int64_t stride);
-  [[nodiscard]] Plan make_plan(const Shape& shape) const;
+  [[nodiscard]] Plan make_plan(const Shape& shape, const Tensor& bias) const;
+  /// op(a) op(b), onto `out` or not, plus the bias if it is defined.
+  [[nodiscard]] bool multiply(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+                              const Tensor& bias, const Tensor& out, bool accumulate);
 
   cudaStream_t stream_;
   CachingAllocator& allocator_;

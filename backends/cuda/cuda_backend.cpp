@@ -7,6 +7,9 @@
 #include "backends/cuda/cublaslt_matmul.hpp"
 #include "backends/cuda/cuda_device.hpp"
 #include "backends/cuda/cuda_status.hpp"
+#include "backends/cuda/fused_operations.hpp"
+#include "backends/cuda/quantized_matmul.hpp"
+#include "backends/cuda/staged_copies.hpp"
 #include "backends/portable/portable_backend.hpp"
 
 namespace portolan {
@@ -17,13 +20,31 @@ std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version / 10 % 100);
 }
 
-class CudaBackend final : public PortableBackend<Kokkos::Cuda> {
+/// Shorter copies of pageable memory are left to CUDA, which takes them in when they are enqueued.
+constexpr std::size_t kLeastStagedBytes = std::size_t{64} << 10;
+
+/// As staged copies see a stream.
+struct CopyStream {
+  cudaStream_t stream = nullptr;
+
+  void enqueue(void* destination, const void* source, std::size_t bytes) const {
+    check_cuda(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream),
+               "copying {} bytes to or from a GPU", bytes);
+  }
+  [[nodiscard]] Event record() const { return record_event(stream); }
+  void wait_on_host(const Event& event) const { portolan::wait_on_host(event); }
+};
+
+class CudaBackend final : public PortableBackend<Kokkos::Cuda>, public CudaStreams {
  public:
   explicit CudaBackend(int index)
       : PortableBackend({DeviceKind::cuda, index}, cuda_memory_source(index)),
         properties_(cuda_properties(index)),
         communication_(index),
-        products_(space().cuda_stream(), allocator(), properties_.compute_major) {
+        pinned_(pinned_memory_source(index)),
+        staging_(pinned_),
+        products_(space().cuda_stream(), allocator(), properties_.compute_major),
+        quantized_(space().cuda_stream(), allocator(), products_) {
     if (space().cuda_device() != index) {
       throw Error(fmt::format("Kokkos was started on GPU {}, the backend wanted is of GPU {}",
                               space().cuda_device(), index));
@@ -51,11 +72,18 @@ class CudaBackend final : public PortableBackend<Kokkos::Cuda> {
   }
   [[nodiscard]] Event record(Queue queue) override { return record_event(stream(queue)); }
   void wait(Queue queue, const Event& event) override { wait_for_event(stream(queue), event); }
-  /// Host memory that CUDA did not pin is read before the call returns.
+  /// Host memory that CUDA did not pin is read, and, of long copies, written before the call
+  /// returns.
   void copy_bytes(void* destination, const void* source, std::size_t bytes, Queue queue) override {
     if (bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream(queue)),
-               "copying {} bytes to or from GPU {}", bytes, device().index);
+    const CopyStream copies{stream(queue)};
+    if (bytes >= kLeastStagedBytes && is_pageable(source)) {
+      cuda::copy_to_device(staging_, copies, destination, source, bytes);
+    } else if (bytes >= kLeastStagedBytes && is_pageable(destination)) {
+      cuda::copy_to_host(staging_, copies, destination, source, bytes);
+    } else {
+      copies.enqueue(destination, source, bytes);
+    }
   }
 
   void push_region(const char* name) override {
@@ -67,14 +95,67 @@ class CudaBackend final : public PortableBackend<Kokkos::Cuda> {
     nvtxRangePop();
   }
 
+  void copy(const Tensor& source, const Tensor& out) override {
+    if (!cuda::try_copy(source, out, compute())) PortableBackend::copy(source, out);
+  }
+  void rms_norm(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& out) override {
+    if (!cuda::try_rms_norm(x, Tensor(), weight, epsilon, out, compute())) {
+      PortableBackend::rms_norm(x, weight, epsilon, out);
+    }
+  }
+  void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float epsilon,
+                    const Tensor& out) override {
+    if (!cuda::try_rms_norm(x, residual, weight, epsilon, out, compute())) {
+      PortableBackend::add_rms_norm(x, residual, weight, epsilon, out);
+    }
+  }
+  void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+                  const Tensor& out) override {
+    if (!cuda::try_layer_norm(x, Tensor(), Tensor(), weight, bias, epsilon, out, compute())) {
+      PortableBackend::layer_norm(x, weight, bias, epsilon, out);
+    }
+  }
+  void add_layer_norm(const Tensor& x, const Tensor& x_bias, const Tensor& residual,
+                      const Tensor& weight, const Tensor& bias, float epsilon,
+                      const Tensor& out) override {
+    if (!cuda::try_layer_norm(x, x_bias, residual, weight, bias, epsilon, out, compute())) {
+      PortableBackend::add_layer_norm(x, x_bias, residual, weight, bias, epsilon, out);
+    }
+  }
+  void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                        const Tensor& sines, bool inverse) override {
+    if (!cuda::try_rotary_embedding(x, positions, cosines, sines, inverse, compute())) {
+      PortableBackend::rotary_embedding(x, positions, cosines, sines, inverse);
+    }
+  }
+  void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override {
+    if (!cuda::try_swiglu(gate, up, out, compute())) PortableBackend::swiglu(gate, up, out);
+  }
+  void gelu(const Tensor& x, const Tensor& out, GeluKind kind) override {
+    if (!cuda::try_gelu(x, out, kind, compute())) PortableBackend::gelu(x, out, kind);
+  }
+
+  void merge_attention(const Tensor& block_out, const Tensor& block_log_sum_exp, const Tensor& out,
+                       const Tensor& log_sum_exp) override {
+    if (!cuda::try_merge_attention(block_out, block_log_sum_exp, out, log_sum_exp, compute())) {
+      PortableBackend::merge_attention(block_out, block_log_sum_exp, out, log_sum_exp);
+    }
+  }
+
   [[nodiscard]] WeightLayout packed_layout(std::int64_t /*out_features*/,
                                            std::int64_t /*in_features*/,
                                            DType /*dtype*/) const override {
     return WeightLayout::plain;  // what cuBLASLt takes
   }
   void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) override {
-    if (!products_.run(x, weight, out, accumulate)) {
+    if (!products_.run(x, weight, out, accumulate) && !quantized_.run(x, weight, out, accumulate)) {
       PortableBackend::matmul(x, weight, out, accumulate);
+    }
+  }
+  void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias,
+                   const Tensor& out) override {
+    if (!products_.run_with_bias(x, weight, bias, out)) {
+      PortableBackend::matmul_bias(x, weight, bias, out);
     }
   }
   void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
@@ -84,14 +165,19 @@ class CudaBackend final : public PortableBackend<Kokkos::Cuda> {
     }
   }
 
- private:
-  [[nodiscard]] cudaStream_t stream(Queue queue) const {
+  [[nodiscard]] cudaStream_t stream(Queue queue) const override {
     return queue == Queue::compute ? space().cuda_stream() : communication_.get();
   }
 
+ private:
+  [[nodiscard]] cudaStream_t compute() const { return stream(Queue::compute); }
+
   CudaProperties properties_;
   CudaStream communication_;
+  CachingAllocator pinned_;
+  cuda::StagingBuffers staging_;
   CublasLtMatmul products_;
+  cuda::QuantizedMatmul quantized_;
 };
 
 }  // namespace

@@ -22,14 +22,15 @@ struct CudaDevices {
 /// number GPUs differently. Throws Error.
 [[nodiscard]] std::string cuda_device_identity(int index);
 
-/// One GPU: operations through Kokkos::Cuda, matrix products through cuBLASLt. Kokkos must be
-/// initialised on the GPU `index` (KokkosSettings::device_id). Throws Error or OutOfMemoryError.
+/// One GPU: operations through kernels of our own or Kokkos::Cuda, matrix products through
+/// cuBLASLt. Kokkos must be initialised on the GPU `index` (KokkosSettings::device_id). Throws
+/// Error or OutOfMemoryError.
 ///
-/// Operations return before they are done. Queue::compute is the stream of Kokkos' default
-/// instance, so kernels that name no instance are ordered with everything else;
-/// Queue::communication is a stream of its own. Memory goes back to the allocator in the order of
-/// the host's calls, which is that of Queue::compute: what another queue still uses must be waited
-/// for before its tensor goes.
+/// Operations return before they are done; an Event's handle is a cudaEvent_t. Queue::compute is
+/// the stream of Kokkos' default instance, so kernels that name no instance are ordered with
+/// everything else; Queue::communication is a stream of its own. Memory goes back to the allocator
+/// in the order of the host's calls, which is that of Queue::compute: what another queue still uses
+/// must be waited for before its tensor goes.
 [[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int index);
 
 }  // namespace portolan

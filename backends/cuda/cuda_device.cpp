@@ -3,6 +3,7 @@
 
 #include "backends/cuda/cuda_backend.hpp"
 #include "backends/cuda/cuda_status.hpp"
+#include "core/error.hpp"
 #include "core/log.hpp"
 
 namespace portolan {
@@ -67,6 +68,29 @@ MemorySource cuda_memory_source(int index) {
   return {.allocate = allocate, .release = release};
 }
 
+MemorySource pinned_memory_source(int index) {
+  const auto allocate = [index](std::size_t bytes) {
+    check_cuda(cudaSetDevice(index), "selecting GPU {}", index);
+    void* address = nullptr;
+    check_cuda(cudaMallocHost(&address, bytes), "pinning {} bytes of host memory", bytes);
+    return address;
+  };
+  const auto release = [](void* address, std::size_t /*bytes*/) {
+    const cudaError_t status = cudaFreeHost(address);
+    // As of a GPU's memory, nothing may be thrown here.
+    if (status != cudaSuccess) {
+      log().warn("giving pinned memory back: {}", cudaGetErrorString(status));
+    }
+  };
+  return {.allocate = allocate, .release = release};
+}
+
+bool is_pageable(const void* address) {
+  cudaPointerAttributes attributes{};
+  check_cuda(cudaPointerGetAttributes(&attributes, address), "asking what an address is");
+  return attributes.type == cudaMemoryTypeUnregistered;
+}
+
 CudaStream::CudaStream(int index) {
   check_cuda(cudaSetDevice(index), "selecting GPU {}", index);
   cudaStream_t stream = nullptr;
@@ -88,6 +112,20 @@ void wait_for_event(cudaStream_t stream, const Event& event) {
   if (event.handle() == nullptr) return;  // already reached
   check_cuda(cudaStreamWaitEvent(stream, static_cast<cudaEvent_t>(event.handle()), 0),
              "waiting for an event");
+}
+
+void wait_on_host(const Event& event) {
+  if (event.handle() == nullptr) return;
+  check_cuda(cudaEventSynchronize(static_cast<cudaEvent_t>(event.handle())),
+             "waiting for an event");
+}
+
+cudaStream_t cuda_stream(Device device, Queue queue) {
+  const auto* const streams = dynamic_cast<const CudaStreams*>(&backend_of(device));
+  if (streams == nullptr) {
+    throw UnsupportedError(fmt::format("device {} has no streams of CUDA", name_of(device.kind)));
+  }
+  return streams->stream(queue);
 }
 
 }  // namespace portolan

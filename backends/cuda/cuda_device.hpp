@@ -27,6 +27,10 @@ struct CudaProperties {
 /// cudaMalloc on the GPU. Memory is given back with an implicit wait for the GPU, so that nothing
 /// still in a queue uses it; the caching allocator asks and gives back rarely.
 [[nodiscard]] MemorySource cuda_memory_source(int index);
+/// Pinned host memory, which copies of the GPU reach without another one between.
+[[nodiscard]] MemorySource pinned_memory_source(int index);
+/// True of host memory that CUDA knows nothing of: copies of it go through memory that is pinned.
+[[nodiscard]] bool is_pageable(const void* address);
 
 /// A stream that does not wait for CUDA's default stream.
 class CudaStream {
@@ -45,5 +49,18 @@ class CudaStream {
 [[nodiscard]] Event record_event(cudaStream_t stream);
 /// What is enqueued from now on waits for the event; the host does not.
 void wait_for_event(cudaStream_t stream, const Event& event);
+/// The host waits.
+void wait_on_host(const Event& event);
+
+/// The stream of a queue of a GPU's backend, for kernels that belong to no operation of it. The
+/// backend is registered. Throws UnsupportedError for another device.
+[[nodiscard]] cudaStream_t cuda_stream(Device device, Queue queue);
+
+/// What cuda_stream asks.
+class CudaStreams {
+ public:
+  virtual ~CudaStreams() = default;
+  [[nodiscard]] virtual cudaStream_t stream(Queue queue) const = 0;
+};
 
 }  // namespace portolan

@@ -11,16 +11,19 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "backends/compat/kokkos_runtime.hpp"
 #include "backends/serial/serial_backend.hpp"
 #include "core/backend.hpp"
 #include "core/error.hpp"
+#include "parallel/device_communicator.hpp"
 #include "parallel/transport/mpi/make_communicator.hpp"
 #include "parallel/transport/mpi/mpi_group.hpp"
 #include "parallel/transport/mpi/mpi_session.hpp"
 #include "tests/mpi/collective_checks.hpp"
+#include "tests/mpi/host_blocks.hpp"
 #include "tests/mpi/rank_printer.hpp"
 
 namespace portolan {
@@ -138,6 +141,22 @@ TEST(UnequalNodes, OneAndTwo) {
     const std::unique_ptr<Communicator> world = make({"nodes_of_2", TransportChoice::automatic, 2});
     EXPECT_EQ(world->split(world->rank(), 0)->size(), 1);
   }
+}
+
+/// Collectives of equal blocks serve those of any shares; `kWithBackend` stands for a GPU.
+TEST(DeviceCollectives, OfEqualBlocksServeAllShares) {
+  std::unique_ptr<Communicator> host = make({"mpi", TransportChoice::mpi, 0});
+  if (host->size() == 1) {
+    EXPECT_EQ(host->description(), "single") << "one rank has no device communicator";
+    return;
+  }
+  std::unique_ptr<DeviceCollectives> blocks = make_host_blocks(*host);
+  const std::unique_ptr<Communicator> world =
+      make_device_communicator(std::move(host), std::move(blocks), kWithBackend);
+  EXPECT_EQ(world->description(), "blocks; for the host MPI");
+  const auto nodes = nodes_of({"", {}, 0}, world->size());
+  checks::everything(*world, {kWithBackend, true, nodes});
+  checks::everything(*world, {kWithoutBackend, false, nodes});  // the host's own
 }
 
 /// For its lifetime this process can make no files, and so no shared memory, above a size.

@@ -50,7 +50,7 @@ LIBRARIES = [
     (r"\w*mmintrin\.h$|immintrin\.h$|arm_neon\.h$", ["backends", "attention/openmp"]),
     (
         r"cuda|cublas|curand|nvtx|nvToolsExt|cooperative_groups|cutlass|cute/",
-        ["backends/cuda", "attention/cuda", "parallel/transport/nccl"],
+        ["backends/cuda", "attention/cuda", "parallel/transport/nccl", "tests/cuda", "bench/cuda"],
     ),
     (r"nccl", ["parallel/transport/nccl"]),
 ]

@@ -124,7 +124,7 @@ TEST_F(TransportEnvironment, IsRead) {
 
 TEST_F(TransportEnvironment, SaysWhatIsWrong) {
   ::setenv("PORTOLAN_TRANSPORT", "tcp", 1);
-  EXPECT_EQ(refusal(), "PORTOLAN_TRANSPORT must be auto, mpi or shared, found 'tcp'");
+  EXPECT_EQ(refusal(), "PORTOLAN_TRANSPORT must be auto, mpi, shared or nccl, found 'tcp'");
   clear();
   ::setenv("PORTOLAN_RANKS_PER_NODE", "1.5", 1);
   EXPECT_EQ(refusal(), "PORTOLAN_RANKS_PER_NODE must be whole, found '1.5'");
@@ -134,6 +134,47 @@ TEST_F(TransportEnvironment, SaysWhatIsWrong) {
     EXPECT_EQ(refusal(),
               std::string("PORTOLAN_DEADLINE must be a positive number, found '") + value + "'");
   }
+}
+
+TEST(GpuTransport, IsNcclWhereEachRankHasAGpuToItself) {
+  const std::vector<std::string> distinct{"a", "b"};
+  const std::vector<std::string> shared{"a", "a"};
+  const auto transport = [](TransportChoice choice, std::span<const std::string> gpus) {
+    return GpuTransport{
+        .choice = choice, .nccl_is_built = true, .device = DeviceKind::cuda, .gpus = gpus};
+  };
+  EXPECT_TRUE(uses_nccl(transport(TransportChoice::automatic, distinct), 2));
+  EXPECT_TRUE(uses_nccl(transport(TransportChoice::nccl, distinct), 2));
+  EXPECT_FALSE(uses_nccl(transport(TransportChoice::mpi, distinct), 2));
+  EXPECT_FALSE(uses_nccl(transport(TransportChoice::shared, distinct), 2));
+  EXPECT_FALSE(uses_nccl(transport(TransportChoice::automatic, shared), 2));
+  EXPECT_FALSE(uses_nccl(transport(TransportChoice::nccl, {}), 1)) << "nobody to talk to";
+}
+
+TEST(GpuTransport, SaysWhyNcclCannotServe) {
+  const std::vector<std::string> gpus{"a", "b", "a"};
+  GpuTransport transport{.choice = TransportChoice::nccl,
+                         .nccl_is_built = true,
+                         .device = DeviceKind::cuda,
+                         .gpus = gpus};
+  const auto refusal = [&] {
+    try {
+      static_cast<void>(uses_nccl(transport, 3));
+    } catch (const UnsupportedError& error) {
+      return std::string(error.what());
+    }
+    return std::string("none");
+  };
+  EXPECT_EQ(refusal(), "NCCL was asked for, but 3 ranks share 2 GPUs, it wants one for each");
+  transport.emulates_link = true;
+  EXPECT_EQ(refusal(), "NCCL was asked for, but it heeds no emulated link");
+  transport.device = DeviceKind::cpu;
+  EXPECT_EQ(refusal(), "NCCL was asked for, but device cpu is no GPU");
+  transport.nccl_is_built = false;
+  EXPECT_EQ(refusal(), "NCCL was asked for, but this build has none");
+  transport.choice = TransportChoice::automatic;
+  EXPECT_EQ(refusal(), "none") << "what was not asked for is left";
+  EXPECT_FALSE(uses_nccl(transport, 3));
 }
 
 }  // namespace

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/cuda/sm90_backward.hpp"
+#include "attention/cuda/sm90_backward_keys_block.hpp"
+#include "attention/cuda/sm90_lane.cuh"
+#include "attention/cuda/sm90_launch.cuh"
+#include "attention/cuda/sm90_tensor_maps.hpp"
+
+namespace portolan::cuda::sm90 {
+namespace {
+
+using Parameters = BackwardKeysParameters<CUtensorMap>;
+
+template <AttentionElement kElement, int kHeadDim>
+cudaError_t backward_keys_of(const AttentionBackwardArguments& arguments, void* workspace,
+                             cudaStream_t stream) {
+  using Block = BackwardKeysBlock<HopperLane, kElement, kHeadDim>;
+  const AttentionShape shape = without_vain_window(arguments.shape);
+  Parameters parameters{};
+  parameters.problem.shape = shape;
+  parameters.problem.statistics_stride = arguments.log_sum_exp_stride;
+  parameters.log_sum_exp = arguments.log_sum_exp;
+  parameters.delta = arguments.delta;
+  parameters.dk = FloatResult(arguments.dk, arguments.output, arguments.dk_strides);
+  parameters.dv = FloatResult(arguments.dv, arguments.output, arguments.dv_strides);
+  const std::int64_t blocks = Block::blocks(shape);
+  if (blocks == 0) {
+    return cudaSuccess;
+  }
+  TensorDescription tensors[Parameters::kTensors];
+  tensors[Parameters::kQ] = {arguments.q, arguments.q_strides, shape.heads, true, Block::kQueries};
+  tensors[Parameters::kGradOut] = {arguments.grad_out, arguments.grad_out_strides, shape.heads,
+                                   true, Block::kQueries};
+  tensors[Parameters::kK] = {arguments.k, arguments.k_strides, shape.key_heads, false,
+                             Block::kKeys};
+  tensors[Parameters::kV] = {arguments.v, arguments.v_strides, shape.key_heads, false,
+                             Block::kKeys};
+  tensors[Parameters::kDk] = {arguments.dk, arguments.dk_strides, shape.key_heads, false,
+                              kWarpgroupRows};
+  tensors[Parameters::kDv] = {arguments.dv, arguments.dv_strides, shape.key_heads, false,
+                              kWarpgroupRows};
+  const cudaError_t status = make_tensor_maps(
+      parameters.problem.tensors, shape, tensors,
+      parameters.dk.data == nullptr ? Parameters::kTensors : Parameters::kDk, workspace, stream);
+  return status == cudaSuccess ? launch<Block>(blocks, parameters, stream) : status;
+}
+
+}  // namespace
+
+std::size_t backward_keys_workspace_bytes(const AttentionShape& shape) {
+  return tensor_map_bytes(shape, Parameters::kTensors);
+}
+
+cudaError_t backward_keys(const AttentionBackwardArguments& arguments, void* workspace,
+                          cudaStream_t stream) {
+  const bool wide = arguments.shape.head_dim > 64;
+  if (arguments.shape.element == AttentionElement::bf16) {
+    return wide ? backward_keys_of<AttentionElement::bf16, 128>(arguments, workspace, stream)
+                : backward_keys_of<AttentionElement::bf16, 64>(arguments, workspace, stream);
+  }
+  return wide ? backward_keys_of<AttentionElement::f16, 128>(arguments, workspace, stream)
+              : backward_keys_of<AttentionElement::f16, 64>(arguments, workspace, stream);
+}
+
+}  // namespace portolan::cuda::sm90

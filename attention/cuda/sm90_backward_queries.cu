@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/cuda/sm90_backward.hpp"
+#include "attention/cuda/sm90_backward_queries_block.hpp"
+#include "attention/cuda/sm90_lane.cuh"
+#include "attention/cuda/sm90_launch.cuh"
+#include "attention/cuda/sm90_tensor_maps.hpp"
+
+namespace portolan::cuda::sm90 {
+namespace {
+
+using Parameters = BackwardQueriesParameters<CUtensorMap>;
+
+template <AttentionElement kElement, int kHeadDim>
+cudaError_t backward_queries_of(const AttentionBackwardArguments& arguments, void* workspace,
+                                cudaStream_t stream) {
+  using Block = BackwardQueriesBlock<HopperLane, kElement, kHeadDim>;
+  const AttentionShape shape = without_vain_window(arguments.shape);
+  Parameters parameters{};
+  parameters.problem.shape = shape;
+  parameters.problem.statistics_stride = arguments.log_sum_exp_stride;
+  parameters.log_sum_exp = arguments.log_sum_exp;
+  parameters.delta = arguments.delta;
+  parameters.dq = FloatResult(arguments.dq, arguments.output, arguments.dq_strides);
+  const std::int64_t blocks = Block::blocks(shape);
+  if (blocks == 0) {
+    return cudaSuccess;
+  }
+  TensorDescription tensors[Parameters::kTensors];
+  tensors[Parameters::kQ] = {arguments.q, arguments.q_strides, shape.heads, true, Block::kQueries};
+  tensors[Parameters::kGradOut] = {arguments.grad_out, arguments.grad_out_strides, shape.heads,
+                                   true, Block::kQueries};
+  tensors[Parameters::kK] = {arguments.k, arguments.k_strides, shape.key_heads, false,
+                             Block::kKeys};
+  tensors[Parameters::kV] = {arguments.v, arguments.v_strides, shape.key_heads, false,
+                             Block::kKeys};
+  tensors[Parameters::kDq] = {arguments.dq, arguments.dq_strides, shape.heads, true,
+                              kWarpgroupRows};
+  const cudaError_t status = make_tensor_maps(
+      parameters.problem.tensors, shape, tensors,
+      parameters.dq.data == nullptr ? Parameters::kTensors : Parameters::kDq, workspace, stream);
+  return status == cudaSuccess ? launch<Block>(blocks, parameters, stream) : status;
+}
+
+}  // namespace
+
+std::size_t backward_queries_workspace_bytes(const AttentionShape& shape) {
+  return tensor_map_bytes(shape, Parameters::kTensors);
+}
+
+cudaError_t backward_queries(const AttentionBackwardArguments& arguments, void* workspace,
+                             cudaStream_t stream) {
+  const bool wide = arguments.shape.head_dim > 64;
+  if (arguments.shape.element == AttentionElement::bf16) {
+    return wide ? backward_queries_of<AttentionElement::bf16, 128>(arguments, workspace, stream)
+                : backward_queries_of<AttentionElement::bf16, 64>(arguments, workspace, stream);
+  }
+  return wide ? backward_queries_of<AttentionElement::f16, 128>(arguments, workspace, stream)
+              : backward_queries_of<AttentionElement::f16, 64>(arguments, workspace, stream);
+}
+
+}  // namespace portolan::cuda::sm90

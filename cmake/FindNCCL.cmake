@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# Finds NVIDIA's collectives between GPUs, 2.10 (the first with bf16) or newer: NCCL_FOUND,
+# NCCL_VERSION, target NCCL::nccl. Looks beside the CUDA toolkit, too.
+
+find_path(NCCL_INCLUDE_DIR NAMES nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(NCCL_LIBRARY NAMES nccl HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}
+             PATH_SUFFIXES lib lib64)
+mark_as_advanced(NCCL_INCLUDE_DIR NCCL_LIBRARY)
+
+if(NCCL_INCLUDE_DIR)
+  file(STRINGS "${NCCL_INCLUDE_DIR}/nccl.h" NCCL_lines REGEX "#define NCCL_(MAJOR|MINOR|PATCH) +[0-9]+")
+  string(REGEX REPLACE "[^0-9;]" "" NCCL_VERSION "${NCCL_lines}")
+  string(REPLACE ";" "." NCCL_VERSION "${NCCL_VERSION}")
+  unset(NCCL_lines)
+endif()
+
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(
+  NCCL
+  REQUIRED_VARS NCCL_LIBRARY NCCL_INCLUDE_DIR
+  VERSION_VAR NCCL_VERSION)
+
+if(NCCL_FOUND AND NOT TARGET NCCL::nccl)
+  add_library(NCCL::nccl UNKNOWN IMPORTED)
+  set_target_properties(NCCL::nccl PROPERTIES IMPORTED_LOCATION "${NCCL_LIBRARY}"
+                                              INTERFACE_INCLUDE_DIRECTORIES "${NCCL_INCLUDE_DIR}")
+endif()
