@@ -45,13 +45,8 @@ struct Row {
   GenerationTimes times;
 };
 
-ModelConfig config_of(const Request& request) {
-  const ModelConfig config = preset_config(request.preset);
-  return request.layers ? config.with_layers(*request.layers) : config;
-}
-
 std::vector<Row> measure(const Request& request, const Runtime& runtime) {
-  const ModelConfig config = config_of(request);
+  const ModelConfig config = preset_config(request.preset).with_layers(request.layers);
   const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
   const ParallelContext context(runtime.world(), layout);
   std::vector<Row> rows;

@@ -58,7 +58,7 @@ ModelConfig small_config() {
 ModelConfig config_of(const Request& request) {
   const ModelConfig config = request.preset ? preset_config(*request.preset) : small_config();
   require(outline_of(config).causal, "--preset: {} generates no tokens", config.architecture);
-  return request.layers ? config.with_layers(*request.layers) : config;
+  return config.with_layers(request.layers);
 }
 
 std::int64_t most(const std::vector<std::int64_t>& bytes) {

@@ -64,11 +64,18 @@ bool is_relevant_variable(std::string_view name) {
   constexpr std::array<std::string_view, 14> kPrefixes{
       "OMP_",      "GOMP_", "KMP_",   "KOKKOS_", "ONEDNN_",   "DNNL_", "LIBXSMM_",
       "OMPI_MCA_", "UCX_",  "I_MPI_", "MPICH_",  "PORTOLAN_", "NCCL_", "MALLOC_"};
-  constexpr std::array<std::string_view, 10> kNames{
-      "USE_SEQUENCE_PARALLELISM", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID",
-      "SLURM_JOB_NUM_NODES",      "SLURM_NTASKS",         "SLURM_CPUS_PER_TASK",
-      "SLURM_JOB_PARTITION",      "LD_PRELOAD",           "GLIBC_TUNABLES",
-      "HWLOC_SYNTHETIC"};
+  constexpr std::array<std::string_view, 12> kNames{"USE_SEQUENCE_PARALLELISM",
+                                                    "CUDA_VISIBLE_DEVICES",
+                                                    "SLURM_JOB_ID",
+                                                    "SLURM_JOB_NUM_NODES",
+                                                    "SLURM_NTASKS",
+                                                    "SLURM_CPUS_PER_TASK",
+                                                    "SLURM_JOB_PARTITION",
+                                                    "SLURM_JOB_NODELIST",
+                                                    "SLURM_MPI_TYPE",
+                                                    "LD_PRELOAD",
+                                                    "GLIBC_TUNABLES",
+                                                    "HWLOC_SYNTHETIC"};
   return std::any_of(kPrefixes.begin(), kPrefixes.end(),
                      [&](std::string_view prefix) { return name.starts_with(prefix); }) ||
          std::find(kNames.begin(), kNames.end(), name) != kNames.end();

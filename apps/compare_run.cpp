@@ -57,7 +57,7 @@ ComparisonRun::ComparisonRun(const CompareSettings& settings, const Launcher& la
 ComparisonResult ComparisonRun::run() {
   const std::vector<CompareJob> jobs = plan_jobs(settings_);
   job_count_ = jobs.size();
-  const TemporaryFolder folder(settings_.out);
+  const TemporaryFolder folder(settings_.out, "compare");
   for (std::size_t i = 0; i < jobs.size() && result_.interruption.empty(); ++i) {
     run_job(jobs[i], i + 1, folder.path());
     compare_logits(result_.rows, samples_);

@@ -120,7 +120,7 @@ void run_convert(const ConvertOptions& options) {
   const Stopwatch stopwatch;
   double shown = 0.0;
   std::uint64_t written = 0;
-  const TemporaryFolder temporary(fs::absolute(out).parent_path());
+  const TemporaryFolder temporary(fs::absolute(out).parent_path(), out.filename().string());
   convert_checkpoint(
       source, options.in, temporary.path(), conversion, [&](std::uint64_t done, std::uint64_t all) {
         written = done;
@@ -205,7 +205,9 @@ void add_convert_command(CLI::App& application) {
   add_output_options(*command, options->common);
   command->footer(
       "The tokenizer's files and generation_config.json are copied. OUT appears when it is "
-      "complete, or not at all.\n"
+      "complete, or not at all;\n"
+      "until then its files are in a hidden folder, which the next convert to OUT removes if this "
+      "one is killed.\n"
       "\n"
       "Examples:\n"
       "  portolan convert --from meta --to hf ~/llama-2-7b llama-2-7b-hf\n"

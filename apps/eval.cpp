@@ -135,11 +135,7 @@ void add_eval_command(CLI::App& application) {
       ->add_option("--seq-len", request->sequence_length,
                    "Tokens of a window; each token but the first is scored once (default 1024)")
       ->type_name("S");
-  add_run_options(*command, request->common);
-  add_link_option(*command, request->common);
-  add_mesh_options(*command, request->common);
-  add_quantize_option(*command, request->common);
-  add_output_options(*command, request->common);
+  add_inference_options(*command, request->common);
   command->footer(
       "Without a tokenizer, a model of 256 tokens reads bytes.\n"
       "Examples:\n"

@@ -97,10 +97,7 @@ void add_fill_mask_command(CLI::App& application) {
       ->type_name("TEXT");
   command->add_option("--top", request->top, "Tokens shown for each mask (default 5)")
       ->type_name("N");
-  add_run_options(*command, request->common);
-  add_link_option(*command, request->common);
-  add_mesh_options(*command, request->common);
-  add_output_options(*command, request->common);
+  add_model_options(*command, request->common);
   command->footer(
       "Example:\n  portolan fill-mask --model DIR --prompt \"The capital of France is <mask>.\"");
   command->callback([request] { run(*request); });

@@ -24,15 +24,18 @@ namespace {
 constexpr std::int64_t kMostNewTokens = 1'000'000;
 constexpr std::int64_t kMostBeams = 256;
 
-/// generation_config.json's end tokens, where it has any, else the config's.
+/// generation_config.json's end tokens, where it has any, else the config's, else the tokenizer's:
+/// the config of Meta's format names none.
 std::vector<std::int32_t> end_ids_of(const Checkpoint& checkpoint,
-                                     const std::filesystem::path& folder) {
+                                     const std::filesystem::path& folder,
+                                     const std::optional<Tokenizer>& tokenizer) {
   CommonConfig common = checkpoint.config().common();
   const std::filesystem::path path = folder / "generation_config.json";
   if (std::filesystem::exists(path)) {
     const nlohmann::json document = read_json_file(path);
     read_end_tokens(JsonObject(document, path.string()), common);
   }
+  if (common.eos_token_ids.empty() && tokenizer) return tokenizer->end_tokens();
   return {common.eos_token_ids.begin(), common.eos_token_ids.end()};
 }
 
@@ -45,7 +48,7 @@ class GenerateRun {
                                          : find_tokenizer(request_.model);
     if (path) tokenizer_ = load_tokenizer(*path);
     read_prompts();
-    request_.options.end_ids = end_ids_of(checkpoint_, request_.model);
+    request_.options.end_ids = end_ids_of(checkpoint_, request_.model, tokenizer_);
   }
 
   void run(Runtime& runtime) {

@@ -61,11 +61,7 @@ void add_generate_command(CLI::App& application) {
   command->add_option("--system", r->system, "System message of the chat")->type_name("TEXT");
   command->add_flag("--log-probabilities", options.log_probabilities,
                     "With --json, those of the new tokens");
-  add_run_options(*command, r->common);
-  add_link_option(*command, r->common);
-  add_mesh_options(*command, r->common);
-  add_quantize_option(*command, r->common);
-  add_output_options(*command, r->common);
+  add_inference_options(*command, r->common);
   command->footer(
       "Examples:\n"
       "  portolan generate --model DIR --prompt \"Once upon a time\" --max-new-tokens 40 --stream\n"

@@ -103,8 +103,8 @@ std::vector<std::string> launch_arguments(const Launcher& launcher, const Launch
       arguments.insert(arguments.end(), {"-bind-to", "none"});
       break;
     case Launcher::Kind::srun:
-      arguments.insert(arguments.end(),
-                       {fmt::format("--cpus-per-task={}", request.threads), "--cpu-bind=none"});
+      arguments.insert(arguments.end(), {fmt::format("--cpus-per-task={}", request.threads),
+                                         "--cpu-bind=none", "--kill-on-bad-exit=1"});
       if (request.oversubscribe) arguments.emplace_back("--overcommit");
       break;
   }

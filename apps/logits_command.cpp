@@ -29,11 +29,7 @@ void add_logits_command(CLI::App& application) {
   command->add_flag("--hidden-states", request->hidden_states,
                     "Also save row 0's residual stream: hidden.embed, hidden.layer.<i>, "
                     "hidden.final");
-  add_run_options(*command, request->common);
-  add_link_option(*command, request->common);
-  add_mesh_options(*command, request->common);
-  add_quantize_option(*command, request->common);
-  add_output_options(*command, request->common);
+  add_inference_options(*command, request->common);
   command->footer(
       "Examples:\n"
       "  portolan logits --model DIR --ids \"1,2,3;4,5,6\" --out logits.safetensors\n"

@@ -109,6 +109,18 @@ void add_output_options(CLI::App& command, CommonOptions& options) {
   command.add_flag("--json", options.json, "One JSON document on stdout, and nothing else");
 }
 
+void add_model_options(CLI::App& command, CommonOptions& options) {
+  add_run_options(command, options);
+  add_link_option(command, options);
+  add_mesh_options(command, options);
+  add_output_options(command, options);
+}
+
+void add_inference_options(CLI::App& command, CommonOptions& options) {
+  add_model_options(command, options);
+  add_quantize_option(command, options);
+}
+
 int mesh_ranks(const CommonOptions& options) {
   const int tensor = options.tensor_parallel.value_or(1);
   const int context = options.context_parallel.value_or(1);

@@ -53,6 +53,10 @@ void add_mesh_options(CLI::App& command, CommonOptions& options);
 void add_quantize_option(CLI::App& command, CommonOptions& options);
 /// --quiet, --json.
 void add_output_options(CLI::App& command, CommonOptions& options);
+/// All of these but --quantize: of commands whose ranks share a model.
+void add_model_options(CLI::App& command, CommonOptions& options);
+/// All of these: of commands that only run one.
+void add_inference_options(CLI::App& command, CommonOptions& options);
 
 /// Ranks of the mesh that --tp and --cp ask for. Throws UsageError above kMostRanks.
 [[nodiscard]] int mesh_ranks(const CommonOptions& options);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "apps/output_file.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +11,7 @@
 #include <cstring>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "core/error.hpp"
 #include "core/printable.hpp"
@@ -18,6 +21,32 @@ namespace {
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* what) {
   throw Error(fmt::format("{}: {}: {}", printable(path.string()), what, std::strerror(errno)));
+}
+
+constexpr std::string_view kSuffix = "XXXXXX";
+
+/// Locks a folder for this process by flock(2); none where that fails.
+FileDescriptor lock(const std::filesystem::path& folder, int operation) {
+  FileDescriptor descriptor(
+      ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+  if (descriptor.is_open() && ::flock(descriptor.get(), operation) != 0) descriptor.reset();
+  return descriptor;
+}
+
+/// Removes the folders of that name that no process has locked.
+void remove_abandoned(const std::filesystem::path& parent, const std::string& prefix) {
+  std::error_code ignored;
+  std::vector<std::filesystem::path> found;
+  for (const auto& entry : std::filesystem::directory_iterator(parent, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(prefix) && name.size() == prefix.size() + kSuffix.size()) {
+      found.push_back(entry.path());
+    }
+  }
+  for (const std::filesystem::path& folder : found) {
+    const FileDescriptor held = lock(folder, LOCK_EX | LOCK_NB);
+    if (held.is_open()) std::filesystem::remove_all(folder, ignored);
+  }
 }
 
 }  // namespace
@@ -42,10 +71,19 @@ void prepare_output_folder(const std::filesystem::path& folder) {
   ::unlink(probe.c_str());
 }
 
-TemporaryFolder::TemporaryFolder(const std::filesystem::path& parent) {
-  std::string name = (std::filesystem::absolute(parent) / ".portolan-XXXXXX").string();
-  if (::mkdtemp(name.data()) == nullptr) fail(parent, "a temporary folder cannot be created");
-  path_ = name;
+TemporaryFolder::TemporaryFolder(const std::filesystem::path& parent, std::string_view name) {
+  const std::filesystem::path folder = std::filesystem::absolute(parent);
+  // A name that fills a directory entry leaves no room for more.
+  constexpr std::size_t kLongestName = 200;
+  const std::string prefix = fmt::format(".{}.portolan-", name.substr(0, kLongestName));
+  remove_abandoned(folder, prefix);
+  do {
+    std::string path = (folder / prefix).string() + std::string(kSuffix);
+    if (::mkdtemp(path.data()) == nullptr) fail(parent, "a temporary folder cannot be created");
+    path_ = path;
+    // Another process may take it for abandoned before it is locked: then wait until it is gone.
+    lock_ = lock(path_, LOCK_EX);
+  } while (!std::filesystem::exists(path_));
 }
 
 TemporaryFolder::~TemporaryFolder() {

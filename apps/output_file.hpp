@@ -2,7 +2,9 @@
 #pragma once
 
 #include <filesystem>
+#include <string_view>
 
+#include "core/file_descriptor.hpp"
 #include "core/output_file.hpp"
 
 namespace portolan {
@@ -11,10 +13,14 @@ namespace portolan {
 /// UsageError "PATH: ..." otherwise.
 void prepare_output_folder(const std::filesystem::path& folder);
 
-/// A folder of temporary files inside `parent`, which exists. Gone with this object.
+/// A folder of temporary files inside `parent`, which exists: ".NAME.portolan-" and six characters.
+/// Gone with this object. A process that is killed leaves its folder behind; the next one that
+/// makes a folder of the same name in the same place removes it. Which folders are still in use
+/// shows from a lock (flock) that ends with the process that holds it; where a file system knows no
+/// locks, nothing is removed.
 class TemporaryFolder {
  public:
-  explicit TemporaryFolder(const std::filesystem::path& parent);
+  TemporaryFolder(const std::filesystem::path& parent, std::string_view name);
   ~TemporaryFolder();
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
@@ -23,6 +29,7 @@ class TemporaryFolder {
 
  private:
   std::filesystem::path path_;
+  FileDescriptor lock_;
 };
 
 }  // namespace portolan

@@ -36,7 +36,7 @@ ModelConfig choose_config(const PlanRequest& request) {
   const ModelConfig config =
       request.preset ? preset_config(*request.preset)
                      : read_model_config(std::filesystem::path(*request.model) / "config.json");
-  return request.layers ? config.with_layers(*request.layers) : config;
+  return config.with_layers(request.layers);
 }
 
 Shape shard_shape(const PlannedParameter& parameter, const ShardRange& range) {

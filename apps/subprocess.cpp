@@ -24,6 +24,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/file_descriptor.hpp"
 
 namespace portolan {
 namespace {
@@ -39,28 +40,6 @@ constexpr auto kGrace = std::chrono::seconds(5);
 [[noreturn]] void fail(const char* call) {
   throw Error(fmt::format("{} failed: {}", call, std::strerror(errno)));
 }
-
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  explicit FileDescriptor(int descriptor) : descriptor_(descriptor) {}
-  FileDescriptor(FileDescriptor&& other) noexcept
-      : descriptor_(std::exchange(other.descriptor_, -1)) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(descriptor_, other.descriptor_);
-    return *this;
-  }
-  ~FileDescriptor() { reset(); }
-  [[nodiscard]] int get() const { return descriptor_; }
-  [[nodiscard]] bool is_open() const { return descriptor_ >= 0; }
-  void reset() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-    descriptor_ = -1;
-  }
-
- private:
-  int descriptor_ = -1;
-};
 
 std::pair<FileDescriptor, FileDescriptor> make_pipe() {
   std::array<int, 2> ends{};

@@ -49,8 +49,7 @@ class TrainRun {
       checkpoint_.emplace(*request.model);
       config_ = checkpoint_->config();
     } else {
-      config_ = preset_config(*request.preset);
-      if (request.layers) config_ = config_.with_layers(*request.layers);
+      config_ = preset_config(*request.preset).with_layers(request.layers);
     }
     check_numbers();
     if (request.data) {

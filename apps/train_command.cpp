@@ -55,10 +55,7 @@ void add_train_command(CLI::App& application) {
   command->add_option("--out", r.out, "Folder for the trained model, which transformers loads")
       ->type_name("DIR");
   command->get_option("--batch-size")->capture_default_str();
-  add_run_options(*command, r.common);
-  add_link_option(*command, r.common);
-  add_mesh_options(*command, r.common);
-  add_output_options(*command, r.common);
+  add_model_options(*command, r.common);
   command->footer(
       "Examples:\n"
       "  portolan train --preset tiny --data book.txt --steps 200 --out trained\n"

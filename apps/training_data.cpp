@@ -2,7 +2,9 @@
 #include "apps/training_data.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "apps/logits.hpp"
@@ -26,65 +28,45 @@ class RepeatedBatch final : public TrainingData {
   std::int64_t length_;
 };
 
-class Bytes final : public TrainingData {
+/// Consecutive tokens of a text, wrapping round at its end.
+class Text final : public TrainingData {
  public:
-  Bytes(const std::string& path, std::int64_t batch_size, std::int64_t length)
-      : text_(path), batch_size_(batch_size), length_(length) {
-    if (size() < length) {
-      throw InputError(fmt::format("{}: expected at least {} bytes, one sequence, found {}",
-                                   text_.name(), length, size()));
-    }
-  }
+  /// Gives the tokens from `begin` on, which lie within the text.
+  using Reader = std::function<void(std::int64_t begin, std::span<std::int32_t> tokens)>;
+
+  Text(std::int64_t size, Reader read, std::int64_t batch_size, std::int64_t length)
+      : size_(size), read_(std::move(read)), batch_size_(batch_size), length_(length) {}
 
   [[nodiscard]] TrainingBatch batch(std::int64_t step) const override {
-    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(batch_size_ * length_));
-    std::int64_t at = step * std::ssize(bytes) % size();
-    for (std::int64_t done = 0; done < std::ssize(bytes);) {
-      const std::int64_t count = std::min(std::ssize(bytes) - done, size() - at);
-      text_.read(static_cast<std::uint64_t>(at),
-                 std::as_writable_bytes(std::span(bytes))
-                     .subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count)));
-      done += count;
-      at = (at + count) % size();
+    TrainingBatch batch;
+    batch.batch = batch_size_;
+    batch.ids.resize(static_cast<std::size_t>(batch_size_ * length_));
+    std::span<std::int32_t> missing(batch.ids);
+    std::int64_t at = step * std::ssize(missing) % size_;
+    while (!missing.empty()) {
+      const std::int64_t count = std::min(std::ssize(missing), size_ - at);
+      read_(at, missing.first(static_cast<std::size_t>(count)));
+      missing = missing.subspan(static_cast<std::size_t>(count));
+      at = (at + count) % size_;
     }
-    TrainingBatch batch{{bytes.begin(), bytes.end()}, {}, batch_size_, {}};
     batch.labels = batch.ids;
     return batch;
   }
   [[nodiscard]] std::int64_t sequence_length() const override { return length_; }
 
  private:
-  [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(text_.size()); }
-
-  InputFile text_;
+  std::int64_t size_;
+  Reader read_;
   std::int64_t batch_size_;
   std::int64_t length_;
 };
 
-/// Consecutive tokens, wrapping round at their end.
-class Tokens final : public TrainingData {
- public:
-  Tokens(std::vector<TokenId> ids, std::int64_t batch_size, std::int64_t length)
-      : ids_(std::move(ids)), batch_size_(batch_size), length_(length) {}
-
-  [[nodiscard]] TrainingBatch batch(std::int64_t step) const override {
-    const std::int64_t count = batch_size_ * length_;
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
-    for (std::int64_t i = 0; i < count; ++i) {
-      ids[static_cast<std::size_t>(i)] =
-          ids_[static_cast<std::size_t>((step * count + i) % std::ssize(ids_))];
-    }
-    TrainingBatch batch{std::move(ids), {}, batch_size_, {}};
-    batch.labels = batch.ids;
-    return batch;
-  }
-  [[nodiscard]] std::int64_t sequence_length() const override { return length_; }
-
- private:
-  std::vector<TokenId> ids_;
-  std::int64_t batch_size_;
-  std::int64_t length_;
-};
+void require_a_sequence(const std::string& path, std::string_view unit, std::int64_t size,
+                        std::int64_t sequence_length) {
+  if (size >= sequence_length) return;
+  throw InputError(fmt::format("{}: expected at least {} {}, one sequence, found {}", path,
+                               sequence_length, unit, size));
+}
 
 }  // namespace
 
@@ -94,16 +76,17 @@ std::unique_ptr<TrainingData> read_training_text(const std::string& path,
                                                  std::int64_t sequence_length,
                                                  std::int64_t vocabulary) {
   std::vector<TokenId> ids = tokenizer.encode(read_text_file(path, kLargestText));
-  if (std::ssize(ids) < sequence_length) {
-    throw InputError(fmt::format("{}: expected at least {} tokens, one sequence, found {}", path,
-                                 sequence_length, ids.size()));
-  }
+  require_a_sequence(path, "tokens", std::ssize(ids), sequence_length);
   for (const TokenId id : ids) {
     require(id < vocabulary,
             "{}: the tokenizer's token {} lies outside the model's vocabulary of {}", path, id,
             vocabulary);
   }
-  return std::make_unique<Tokens>(std::move(ids), batch_size, sequence_length);
+  const std::int64_t size = std::ssize(ids);
+  auto read = [ids = std::move(ids)](std::int64_t begin, std::span<std::int32_t> tokens) {
+    std::copy_n(ids.begin() + begin, tokens.size(), tokens.begin());
+  };
+  return std::make_unique<Text>(size, std::move(read), batch_size, sequence_length);
 }
 
 std::unique_ptr<TrainingData> read_training_batch(const std::string& path,
@@ -150,7 +133,16 @@ std::unique_ptr<TrainingData> read_training_text(const std::string& path, std::i
   require(vocabulary >= kByteValues,
           "--data takes the bytes of a text as tokens, which needs a vocabulary of {}, found {}",
           kByteValues, vocabulary);
-  return std::make_unique<Bytes>(path, batch_size, sequence_length);
+  // Read as they are needed: a file of bytes may be larger than memory.
+  const auto file = std::make_shared<const InputFile>(path);
+  const auto size = static_cast<std::int64_t>(file->size());
+  require_a_sequence(file->name(), "bytes", size, sequence_length);
+  const auto read = [file](std::int64_t begin, std::span<std::int32_t> tokens) {
+    std::vector<std::uint8_t> bytes(tokens.size());
+    file->read(static_cast<std::uint64_t>(begin), std::as_writable_bytes(std::span(bytes)));
+    std::ranges::copy(bytes, tokens.begin());
+  };
+  return std::make_unique<Text>(size, read, batch_size, sequence_length);
 }
 
 }  // namespace portolan

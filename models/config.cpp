@@ -17,11 +17,12 @@ CommonConfig& ModelConfig::common() {
   return std::visit([](auto& each) -> CommonConfig& { return each; }, parameters);
 }
 
-ModelConfig ModelConfig::with_layers(std::int64_t count) const {
-  require(count >= 1 && count <= kMaximumLayers, "expected 1 to {} layers, found {}",
-          kMaximumLayers, count);
+ModelConfig ModelConfig::with_layers(std::optional<std::int64_t> count) const {
   ModelConfig config = *this;
-  config.common().layers = count;
+  if (!count) return config;
+  require(*count >= 1 && *count <= kMaximumLayers, "expected 1 to {} layers, found {}",
+          kMaximumLayers, *count);
+  config.common().layers = *count;
   return config;
 }
 

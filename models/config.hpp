@@ -134,8 +134,8 @@ struct ModelConfig {
   /// LLaMA's or Mistral's config.
   [[nodiscard]] const LlamaConfig& llama() const { return as<LlamaConfig>(); }
   /// The same model with another number of layers; UsageError unless that is from 1 to
-  /// kMaximumLayers.
-  [[nodiscard]] ModelConfig with_layers(std::int64_t count) const;
+  /// kMaximumLayers. Without a number, the same model.
+  [[nodiscard]] ModelConfig with_layers(std::optional<std::int64_t> count) const;
 
   bool operator==(const ModelConfig&) const = default;
 

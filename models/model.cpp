@@ -236,7 +236,8 @@ Tensor Model::next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
   last.last_only = true;
   const Tensor logits = forward(ids, batch, last).value();
   if (context_.world().size() == 1) {
-    return ops::to_host(ops::to_dtype(logits.view({batch, logits.dim(2)}), DType::f32));
+    const Tensor rows = logits.view({batch, logits.dim(2)});
+    return ops::to_host(rows.dtype() == DType::f32 ? rows : ops::to_dtype(rows, DType::f32));
   }
   const MeshCoordinates& at = context_.mesh().coordinates();
   // Of the ranks that share the sequence, one has its last token, or all have.

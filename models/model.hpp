@@ -72,7 +72,7 @@ class Model {
                                  const ForwardOptions& options) const;
 
   /// Logits of the token that follows each sequence, [batch, vocab] f32 in host memory, whole on
-  /// every rank. As a forward pass with last_only. Collective.
+  /// every rank, which may change its own. As a forward pass with last_only. Collective.
   [[nodiscard]] Tensor next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
                                    const ForwardOptions& options) const;
   /// An empty cache for this rank's part of `batch` sequences of up to `tokens` tokens.

@@ -35,9 +35,7 @@ Padded padded(std::span<const TokenIds> sequences) {
 
 NextTokenLogits logits_of(const Model& model, std::span<const std::int32_t> ids,
                           const ForwardOptions& options, std::int64_t batch) {
-  const Tensor logits = model.next_logits(ids, batch, options);
-  const float* const values = logits.data<float>();
-  return {{values, values + logits.elements()}, logits.dim(1)};
+  return {model.next_logits(ids, batch, options)};
 }
 
 /// Computes each token once.

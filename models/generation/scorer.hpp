@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "core/tensor.hpp"
+
 namespace portolan {
 
 class Model;
@@ -14,12 +16,12 @@ using TokenIds = std::vector<std::int32_t>;
 
 /// Logits of the token that follows each of several sequences, row after row.
 struct NextTokenLogits {
-  std::vector<float> values;  ///< [sequences][vocabulary]
-  std::int64_t vocabulary = 0;
+  Tensor values;  ///< [sequences, vocabulary] f32, contiguous, in host memory
 
-  [[nodiscard]] std::span<float> row(std::int64_t sequence) {
-    return std::span(values).subspan(static_cast<std::size_t>(sequence * vocabulary),
-                                     static_cast<std::size_t>(vocabulary));
+  /// May be changed: nobody else holds these values.
+  [[nodiscard]] std::span<float> row(std::int64_t sequence) const {
+    const std::int64_t vocabulary = values.dim(1);
+    return {values.data<float>() + sequence * vocabulary, static_cast<std::size_t>(vocabulary)};
   }
 };
 

@@ -121,6 +121,17 @@ bool Tokenizer::is_special(TokenId id) const { return state_->special_ids.contai
 
 const SpecialTokens& Tokenizer::special() const noexcept { return state_->parts.special; }
 
+std::vector<TokenId> Tokenizer::end_tokens() const {
+  std::vector<TokenId> ids;
+  if (special().eos) ids.push_back(*special().eos);
+  for (const std::string_view name : {"<|eom_id|>", "<|eot_id|>"}) {
+    // A tokenizer may have eos be one of them, and a text may have a word of that name.
+    const std::optional<TokenId> id = find(name);
+    if (id && is_special(*id) && id != special().eos) ids.push_back(*id);
+  }
+  return ids;
+}
+
 void Tokenizer::set_special(const SpecialTokens& special) { state_->parts.special = special; }
 
 void Tokenizer::set_post_processor(PostProcessor post_processor) {

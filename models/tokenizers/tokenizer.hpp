@@ -73,6 +73,10 @@ class Tokenizer {
   /// Whether decoding may skip it.
   [[nodiscard]] bool is_special(TokenId id) const;
   [[nodiscard]] const SpecialTokens& special() const noexcept;
+  /// The tokens that end a text: eos, and those of LLaMA 3 that end a message (<|eom_id|>) or a
+  /// turn
+  /// (<|eot_id|>) of a conversation. For models whose configuration names none.
+  [[nodiscard]] std::vector<TokenId> end_tokens() const;
   void set_special(const SpecialTokens& special);
   /// What goes round texts.
   void set_post_processor(PostProcessor post_processor);

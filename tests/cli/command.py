@@ -84,10 +84,16 @@ class Page(html.parser.HTMLParser):
         test.assertEqual(len(self.root.findall(f"{xhtml}head/{xhtml}title")), 1)
 
 
-def fake_launcher(folder):
-    """A folder whose `mpirun` is the test double; to be put first on PATH."""
+def place_programs(folder, **doubles):
+    """A PATH on which each program is its test double, a file of this folder."""
     place = pathlib.Path(folder) / "fake-bin"
-    place.mkdir()
-    (place / "mpirun").write_bytes((HERE / "fake_mpirun.py").read_bytes())
-    (place / "mpirun").chmod(stat.S_IRWXU)
+    place.mkdir(exist_ok=True)
+    for program, double in doubles.items():
+        (place / program).write_bytes((HERE / double).read_bytes())
+        (place / program).chmod(stat.S_IRWXU)
     return f"{place}:{os.environ['PATH']}"
+
+
+def fake_launcher(folder):
+    """A PATH on which `mpirun` is the test double."""
+    return place_programs(folder, mpirun="fake_mpirun.py")

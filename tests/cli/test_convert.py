@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`portolan convert` as a user calls it, and the folders it makes under `logits` and `inspect`."""
+import fcntl
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -139,6 +141,29 @@ class Convert(CommandTest):
                  str(self.folder / "out")],
                 capture_output=True, text=True, timeout=600, env=clean_environment())
             self.assert_leaves_nothing(result, "cannot write", code=1)
+
+    def remains(self):
+        return sorted(path.name for path in self.folder.iterdir() if path.name.startswith("."))
+
+    def test_the_next_convert_removes_what_a_killed_one_left(self):
+        command = [PORTOLAN, "convert", "--to", "hf", str(MODELS / "llama-tiny-gqa"),
+                   str(self.folder / "out")]
+        killed = subprocess.run(["bash", "-c", 'ulimit -c 0 -f 100; exec "$@"', "bash", *command],
+                                capture_output=True, timeout=600, env=clean_environment())
+        self.assertEqual(killed.returncode, -signal.SIGXFSZ)
+        (remains,) = self.remains()
+        self.assertRegex(remains, r"\A\.out\.portolan-\w{6}\Z")
+        # Those of another place, of a convert that still runs, and files are not its business.
+        others = [".other.portolan-abcdef", ".out.portolan-abc", ".out.portolan-lockd0"]
+        for name in others:
+            (self.folder / name).mkdir()
+        (self.folder / ".out.portolan-a_file").touch()
+        descriptor = os.open(self.folder / others[-1], os.O_RDONLY)
+        self.addCleanup(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self.convert(*command[2:])
+        self.assertEqual(self.remains(), sorted([*others, ".out.portolan-a_file"]))
+        self.assertEqual(weights(self.folder / "out"), weights(MODELS / "llama-tiny-gqa"))
 
     def test_inspect_reads_the_format_and_its_files(self):
         report = json.loads(run("inspect", DATA / "meta" / "hidden2", "--json").stdout)

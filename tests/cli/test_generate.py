@@ -9,6 +9,7 @@ import tempfile
 import unittest
 
 from command import DATA, PORTOLAN, CommandTest, clean_environment, run
+from tensor_file import read_tensor, read_tensors, write_tensors
 
 MODELS = DATA / "models"
 NAMES = ("llama-tiny-gqa", "llama-tiny-mha-bf16", "llama3-tiny-tied", "mistral-tiny-swa",
@@ -60,6 +61,19 @@ class Generate(WithTokenizers):
                     self.assertEqual(found["text"], case["text"])
                     self.assertEqual(found["finish_reason"],
                                      "length" if len(case["ids"]) == 32 else "stop")
+
+    def test_a_meta_folder_ends_at_the_tokenizers_end_token(self):
+        reference = expected("llama-tiny-mha-bf16")
+        folder = pathlib.Path(self.folder.name) / "meta"
+        folder.mkdir()
+        tokenizer = DATA / "tokenizers" / reference["tokenizer"]
+        for path in (*(DATA / "meta" / "hidden2").iterdir(), tokenizer / "tokenizer.model"):
+            os.symlink(path, folder / path.name)
+        (case,) = [case for case in reference["generation"] if len(case["ids"]) < 32]
+        (found,) = self.generate("meta", "--prompt", case["prompt"])
+        self.assertEqual(found["ids"], case["ids"])
+        self.assertEqual(found["text"], case["text"])
+        self.assertEqual(found["finish_reason"], "stop")
 
     def test_several_prompts_are_continued_as_each_alone(self):
         for name in NAMES:
@@ -158,7 +172,6 @@ class Eval(WithTokenizers):
         ids = json.loads(tokens.stdout)
         out = pathlib.Path(self.folder.name) / "logits.safetensors"
         run("logits", "--model", model, "--ids", ",".join(map(str, ids)), "--out", out, **QUICK)
-        from tensor_file import read_tensor
         shape, logits = read_tensor(out, "logits")
         loss = 0.0
         for position, following in enumerate(ids[1:]):
@@ -167,6 +180,42 @@ class Eval(WithTokenizers):
         found = self.run_json("eval", "--model", model, "--data", text)
         self.assertEqual(found["scored_tokens"], len(ids) - 1)
         self.assertAlmostEqual(found["perplexity"] / math.exp(loss / (len(ids) - 1)), 1.0, 5)
+
+    def test_without_a_tokenizer_a_model_of_256_tokens_reads_bytes(self):
+        # Blocks that add nothing leave a model whose next byte depends on the present one alone.
+        folder = pathlib.Path(self.folder.name) / "bytes"
+        folder.mkdir()
+        config = json.loads((MODELS / "llama-tiny-gqa" / "config.json").read_text("utf-8"))
+        config["vocab_size"] = 256
+        (folder / "config.json").write_text(json.dumps(config), "utf-8")
+        tensors = read_tensors(MODELS / "llama-tiny-gqa" / "model.safetensors")
+        for name, (dtype, shape, values) in tensors.items():
+            if name in ("model.embed_tokens.weight", "lm_head.weight"):
+                tensors[name] = (dtype, [256, shape[1]], values[:256 * shape[1]])
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                tensors[name] = (dtype, shape, [0.0] * len(values))
+        write_tensors(folder / "model.safetensors", tensors)
+        data = folder / "text"
+        data.write_text("Zw\u00f6lf Boxk\u00e4mpfer, \u20ac 5\n", "utf-8")
+
+        def rows(name):
+            _, (count, width), values = tensors[name]
+            return [values[i * width:(i + 1) * width] for i in range(count)]
+        embedding, head = rows("model.embed_tokens.weight"), rows("lm_head.weight")
+        gain = tensors["model.norm.weight"][2]
+        text = data.read_bytes()
+        loss = 0.0
+        for byte, following in zip(text, text[1:]):
+            x = embedding[byte]
+            scale = 1.0 / math.sqrt(sum(v * v for v in x) / len(x) + config["rms_norm_eps"])
+            x = [v * scale * g for v, g in zip(x, gain)]
+            logits = [sum(a * b for a, b in zip(x, row)) for row in head]
+            loss += math.log(sum(map(math.exp, logits))) - logits[following]
+        for window in (1024, 7):
+            found = self.run_json("eval", "--model", folder, "--data", data, "--seq-len", window)
+            self.assertEqual(found["scored_tokens"], len(text) - 1)
+            self.assertAlmostEqual(found["loss"], loss / (len(text) - 1), 5)
+            self.assertAlmostEqual(found["bits_per_byte"], loss / math.log(2) / len(text), 4)
 
     def test_windows_score_every_token_but_the_first_once(self):
         text = pathlib.Path(self.folder.name) / "text"
@@ -179,7 +228,6 @@ class Eval(WithTokenizers):
 
 class Text(WithTokenizers):
     def test_logits_of_a_prompt_are_those_of_its_ids(self):
-        from tensor_file import read_tensor
         case = expected("llama-tiny-gqa")["generation"][0]
         out = [pathlib.Path(self.folder.name) / name for name in ("text.safetensors", "ids.safetensors")]
         model = ("logits", "--model", self.model("llama-tiny-gqa"))
@@ -200,7 +248,6 @@ class Text(WithTokenizers):
                                 input=json.dumps(text.read_text("utf-8")) + "\n", text=True,
                                 env=clean_environment())
         ids = json.loads(tokens.stdout)[:16]
-        from tensor_file import read_tensor
         out = pathlib.Path(self.folder.name) / "start.safetensors"
         run("logits", "--model", model, "--ids", ",".join(map(str, ids)), "--out", out, **QUICK)
         shape, logits = read_tensor(out, "logits")

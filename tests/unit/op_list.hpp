@@ -112,6 +112,18 @@ class Generator {
                                   DType dtype);
 [[nodiscard]] Values magnitudes_of(const Values& values);
 
+/// What a product of `size` overwrites, or adds to if it accumulates: rows by extent.
+[[nodiscard]] TestMatrix product_result(Generator& generator, const OpSize& size, DType dtype,
+                                        Device device, bool accumulate);
+/// x, rows by columns, and the result of its product with a weight of extent outputs.
+struct LinearOperands {
+  TestMatrix x;
+  TestMatrix out;
+};
+[[nodiscard]] LinearOperands linear_operands(Generator& generator, const OpSize& size, DType dtype,
+                                             DType out_dtype, Device device, bool accumulate);
+[[nodiscard]] double product_flops(const OpSize& size);
+
 /// Of a product whose elements are sums of `terms` terms of random sign, in `dtype`.
 [[nodiscard]] Expectation product_expectation(const reference::Sums& expected, std::int64_t terms,
                                               DType dtype);

@@ -23,13 +23,11 @@ OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype,
   const std::int64_t out_features = size.extent;
   const bool large = in_features * out_features > 1000000;
   Generator generator(seed_of("matmul", size));
-  const TestMatrix x =
-      random_matrix(generator, size.rows, in_features, dtype, device, size.strided);
   const DType out_dtype = kind.f32_out ? DType::f32 : dtype;
-  const TestMatrix out =
-      kind.accumulate
-          ? random_matrix(generator, size.rows, out_features, out_dtype, device, size.strided)
-          : constant_matrix(NAN, size.rows, out_features, out_dtype, device, size.strided);
+  const LinearOperands operands =
+      linear_operands(generator, size, dtype, out_dtype, device, kind.accumulate);
+  const TestMatrix& x = operands.x;
+  const TestMatrix& out = operands.out;
   Weight weight;
   TestMatrix plain;
   if (kind.packed) {
@@ -58,7 +56,7 @@ OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype,
     weight = Weight::plain(plain.view);
   }
   const TestMatrix bias = random_matrix(generator, 1, out_features, out_dtype, device, false, 8.0);
-  Values initial = kind.accumulate && !large ? out.values() : Values();
+  Values initial = kind.accumulate ? snapshot(out) : Values();
   if (kind.bias && !large) {
     const Values row = bias.values();
     for (std::int64_t i = 0; i < size.rows; ++i)
@@ -87,8 +85,7 @@ OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype,
     return {result};
   };
   instance.bytes = bytes_of(x) + bytes_of(out) + static_cast<double>(weight.bytes());
-  instance.flops = 2.0 * static_cast<double>(size.rows) * static_cast<double>(in_features) *
-                   static_cast<double>(out_features);
+  instance.flops = product_flops(size);
   return instance;
 }
 
@@ -111,10 +108,7 @@ OpInstance make_product(const OpSize& size, const GeneralKind& kind, DType dtype
   const TestMatrix b =
       operand(size.columns, size.extent, kind.transpose_b, kind.f32_b ? DType::f32 : dtype);
   const DType out_dtype = kind.f32_out ? DType::f32 : dtype;
-  const TestMatrix out =
-      kind.accumulate
-          ? random_matrix(generator, size.rows, size.extent, out_dtype, device, size.strided)
-          : constant_matrix(NAN, size.rows, size.extent, out_dtype, device, size.strided);
+  const TestMatrix out = product_result(generator, size, out_dtype, device, kind.accumulate);
   const Values initial = kind.accumulate ? snapshot(out) : Values();
   OpInstance instance;
   instance.results = {out};
@@ -132,8 +126,7 @@ OpInstance make_product(const OpSize& size, const GeneralKind& kind, DType dtype
         out_dtype)};
   };
   instance.bytes = bytes_of(a) + bytes_of(b) + bytes_of(out);
-  instance.flops = 2.0 * static_cast<double>(size.rows) * static_cast<double>(size.columns) *
-                   static_cast<double>(size.extent);
+  instance.flops = product_flops(size);
   return instance;
 }
 
@@ -171,6 +164,25 @@ OpInstance make_pack(const OpSize& size, DType dtype, Device device) {
 }
 
 }  // namespace
+
+TestMatrix product_result(Generator& generator, const OpSize& size, DType dtype, Device device,
+                          bool accumulate) {
+  return accumulate ? random_matrix(generator, size.rows, size.extent, dtype, device, size.strided)
+                    : constant_matrix(NAN, size.rows, size.extent, dtype, device, size.strided);
+}
+
+LinearOperands linear_operands(Generator& generator, const OpSize& size, DType dtype,
+                               DType out_dtype, Device device, bool accumulate) {
+  LinearOperands operands;
+  operands.x = random_matrix(generator, size.rows, size.columns, dtype, device, size.strided);
+  operands.out = product_result(generator, size, out_dtype, device, accumulate);
+  return operands;
+}
+
+double product_flops(const OpSize& size) {
+  return 2.0 * static_cast<double>(size.rows) * static_cast<double>(size.columns) *
+         static_cast<double>(size.extent);
+}
 
 Expectation product_expectation(const reference::Sums& expected, std::int64_t terms, DType dtype) {
   const auto count = static_cast<double>(terms);

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cmath>
 #include <string>
 
 #include "core/ops.hpp"
@@ -22,13 +21,11 @@ OpInstance make_quantized_matmul(const OpSize& size, const QuantizedKind& kind, 
   const std::int64_t in_features = size.columns;
   const std::int64_t out_features = size.extent;
   Generator generator(seed_of("quantized matmul", size));
-  const TestMatrix x =
-      random_matrix(generator, size.rows, in_features, dtype, device, size.strided);
   const DType out_dtype = kind.f32_out ? DType::f32 : dtype;
-  const TestMatrix out =
-      kind.accumulate
-          ? random_matrix(generator, size.rows, out_features, out_dtype, device, size.strided)
-          : constant_matrix(NAN, size.rows, out_features, out_dtype, device, size.strided);
+  const LinearOperands operands =
+      linear_operands(generator, size, dtype, out_dtype, device, kind.accumulate);
+  const TestMatrix& x = operands.x;
+  const TestMatrix& out = operands.out;
   const TestMatrix rows =
       random_matrix(generator, out_features, in_features, dtype, device, size.strided);
   const Weight weight = Weight::quantized(out_features, in_features, kind.quantization, device);
@@ -50,8 +47,7 @@ OpInstance make_quantized_matmul(const OpSize& size, const QuantizedKind& kind, 
     return {product_expectation(expected, in_features, out_dtype)};
   };
   instance.bytes = bytes_of(x) + bytes_of(out) + static_cast<double>(weight.bytes());
-  instance.flops = 2.0 * static_cast<double>(size.rows) * static_cast<double>(in_features) *
-                   static_cast<double>(out_features);
+  instance.flops = product_flops(size);
   return instance;
 }
 

@@ -159,13 +159,30 @@ TEST(OutputFile, TemporaryFolderDisappearsWithItsContents) {
   const testing::TemporaryFolder parent;
   std::filesystem::path path;
   {
-    const TemporaryFolder folder(parent.path());
+    const TemporaryFolder folder(parent.path(), "x");
     path = folder.path();
     EXPECT_TRUE(path.is_absolute());
     write_file(path / "x", "y");
   }
   EXPECT_FALSE(std::filesystem::exists(path));
   EXPECT_TRUE(parent.names().empty());
+}
+
+TEST(OutputFile, TemporaryFolderRemovesThoseThatNobodyHolds) {
+  const testing::TemporaryFolder parent;
+  const TemporaryFolder held(parent.path(), "x");
+  std::filesystem::create_directories(parent / ".x.portolan-abcdef" / "below");
+  std::filesystem::create_directory(parent / ".xx.portolan-abcdef");
+  const std::string longest(255, 'n');
+  {
+    const TemporaryFolder next(parent.path(), "x");
+    EXPECT_NE(next.path(), held.path());
+    EXPECT_TRUE(std::filesystem::exists(held.path()));
+    EXPECT_FALSE(std::filesystem::exists(parent / ".x.portolan-abcdef"));
+    EXPECT_TRUE(std::filesystem::exists(TemporaryFolder(parent.path(), longest).path()));
+  }
+  EXPECT_EQ(parent.names(),
+            (std::vector<std::string>{held.path().filename().string(), ".xx.portolan-abcdef"}));
 }
 
 TEST(ProgressClock, IsReadable) {

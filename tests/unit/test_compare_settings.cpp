@@ -158,6 +158,8 @@ TEST(Launch, EachLauncherIsToldRanksAndNoBinding) {
   EXPECT_TRUE(contains(arguments_of(Launcher::Kind::mpirun, false), "-bind-to"));
   EXPECT_TRUE(contains(arguments_of(Launcher::Kind::srun, false), "--cpu-bind=none"));
   EXPECT_TRUE(contains(arguments_of(Launcher::Kind::srun, false), "--cpus-per-task=4"));
+  // srun by itself lets the other ranks wait for one that has failed.
+  EXPECT_TRUE(contains(arguments_of(Launcher::Kind::srun, false), "--kill-on-bad-exit=1"));
 }
 
 TEST(Launch, OversubscriptionIsOnlySaidWhenNeeded) {

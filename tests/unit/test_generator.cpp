@@ -2,6 +2,7 @@
 // Generation over a model small enough to enumerate: the next token depends on the last two.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <vector>
@@ -47,10 +48,10 @@ class EnumerableScorer final : public SequenceScorer {
 
  private:
   NextTokenLogits logits() {
-    NextTokenLogits all{{}, kVocabulary};
-    for (const TokenIds& ids : sequences_) {
-      const std::vector<float> row = logits_after(ids);
-      all.values.insert(all.values.end(), row.begin(), row.end());
+    const NextTokenLogits all{
+        Tensor::empty({std::ssize(sequences_), kVocabulary}, DType::f32, {DeviceKind::serial, 0})};
+    for (std::size_t i = 0; i < sequences_.size(); ++i) {
+      std::ranges::copy(logits_after(sequences_[i]), all.row(static_cast<std::int64_t>(i)).begin());
     }
     return all;
   }

@@ -69,6 +69,24 @@ TEST(TokenizerJson, TheSoundDocumentIsRead) {
   EXPECT_EQ(tokenizer.decode(std::vector<TokenId>{2, 99, -5, 3}, true), "ab");
 }
 
+TEST(TokenizerJson, EndTokensAreEosAndTheEndsOfMessages) {
+  const auto end_tokens = [](const char* name) {
+    return load_tokenizer(data_path(name)).end_tokens();
+  };
+  EXPECT_EQ(end_tokens("tokenizers/llama3-bbpe"), (std::vector<TokenId>{645, 649}));
+  EXPECT_EQ(end_tokens("tokenizers/llama2-spm/tokenizer.model"), (std::vector<TokenId>{2}));
+  json document = sound();
+  EXPECT_EQ(parse(document).end_tokens(), std::vector<TokenId>{});
+  document["added_tokens"].push_back({{"id", 4}, {"content", "<|eot_id|>"}, {"special", true}});
+  document["added_tokens"].push_back({{"id", 5}, {"content", "<|eom_id|>"}, {"special", false}});
+  Tokenizer tokenizer = parse(document);
+  EXPECT_EQ(tokenizer.end_tokens(), std::vector<TokenId>{4}) << "an ordinary word ends nothing";
+  SpecialTokens special = tokenizer.special();
+  special.eos = 4;
+  tokenizer.set_special(special);
+  EXPECT_EQ(tokenizer.end_tokens(), std::vector<TokenId>{4});
+}
+
 TEST(TokenizerJson, WhatCannotBeHonouredIsRefusedWithTheField) {
   expect_refusal("/version", "2.0", "'version'");
   expect_refusal("/model/type", "Unigram", "'model.type'");

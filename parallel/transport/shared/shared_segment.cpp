@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/file_descriptor.hpp"
 
 namespace portolan {
 namespace {
@@ -20,21 +21,6 @@ namespace {
 // Linux 5.14 and 6.3; older C libraries do not define them.
 constexpr int kPopulateWrite = 23;          // MADV_POPULATE_WRITE
 constexpr unsigned kNoExecutable = 0x0008;  // MFD_NOEXEC_SEAL, wanted by hardened systems
-
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  [[nodiscard]] int get() const noexcept { return value_; }
-  int release() noexcept { return std::exchange(value_, -1); }
-
- private:
-  int value_;
-};
 
 std::string reason() { return std::generic_category().message(errno); }
 
@@ -70,7 +56,7 @@ std::string refusal(const SegmentName& name, const std::string& path, const std:
 }  // namespace
 
 SharedSegment SharedSegment::create(std::size_t bytes, std::size_t reserve) {
-  Descriptor descriptor(create_anonymous_file());
+  FileDescriptor descriptor(create_anonymous_file());
   if (descriptor.get() < 0) {
     throw UnsupportedError(fmt::format("memory cannot be shared between ranks: {}", reason()));
   }
@@ -117,7 +103,7 @@ SharedSegment SharedSegment::open(const SegmentName& name) {
   if (status.st_ino != name.inode) {
     throw CommunicationError(refusal(name, path, "another file has this name"));
   }
-  const Descriptor descriptor(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  const FileDescriptor descriptor(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   std::byte* data = nullptr;
   if (descriptor.get() >= 0) {
     data = map(descriptor.get(), static_cast<std::size_t>(name.reserved));
