@@ -38,13 +38,15 @@ struct EmulatedTensorMap {
   int box_rows = 0;
 };
 
-class EmulatedHopperBlock;
+namespace hopper {
+class Block;
+}
 
 class EmulatedHopperLane {
  public:
   using TensorMap = EmulatedTensorMap;
 
-  EmulatedHopperLane(EmulatedHopperBlock& block, int thread, int block_index, int blocks)
+  EmulatedHopperLane(hopper::Block& block, int thread, int block_index, int blocks)
       : block_(&block), thread_(thread), block_index_(block_index), blocks_(blocks) {}
 
   [[nodiscard]] int thread() const { return thread_; }
@@ -143,7 +145,7 @@ class EmulatedHopperLane {
   void wait_groups(int pending) const;
   void change_registers(int registers) const;
 
-  EmulatedHopperBlock* block_;
+  hopper::Block* block_;
   int thread_;
   int block_index_;
   int blocks_;
