@@ -164,8 +164,8 @@ using Text = std::string;
 
 void add_choice_options(CLI::App& command, Request& request) {
   const auto add = [&command](const Text& name, const Text& help, const Text& value,
-                              std::function<void(const Text&)> store) {
-    command.add_option_function<Text>(name, std::move(store), help)->type_name(value);
+                              const std::function<void(const Text&)>& store) {
+    command.add_option_function<Text>(name, store, help)->type_name(value);
   };
   add("--methods", "Of standard, memory-efficient, flash, window, block-sparse (default all)",
       "A,B,C", [&request](const Text& text) {

@@ -162,8 +162,8 @@ CLI::App* add_command(CLI::App& bench, const char* name, const char* description
   Request* const r = request.get();  // lives in the callback below
   const auto add = [command](const std::string& option, const std::string& help,
                              const std::string& value,
-                             std::function<void(const std::string&)> store) {
-    command->add_option_function<std::string>(option, std::move(store), help)->type_name(value);
+                             const std::function<void(const std::string&)>& store) {
+    command->add_option_function<std::string>(option, store, help)->type_name(value);
   };
   const auto add_count = [&add](const std::string& option, const std::string& help,
                                 std::int64_t* value) {

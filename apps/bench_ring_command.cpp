@@ -226,8 +226,8 @@ void add_bench_ring_command(CLI::App& bench) {
   const auto request = std::make_shared<Request>();
   const auto add = [command](const std::string& name, const std::string& help,
                              const std::string& value,
-                             std::function<void(const std::string&)> store) {
-    command->add_option_function<std::string>(name, std::move(store), help)->type_name(value);
+                             const std::function<void(const std::string&)>& store) {
+    command->add_option_function<std::string>(name, store, help)->type_name(value);
   };
   add("--prompt-n", "N of the prompts \"0, 1, ..., N-1\" (default 10,50,100,200,400)", "A,B,C",
       [request](const std::string& text) {

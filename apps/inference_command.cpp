@@ -2,6 +2,7 @@
 // `portolan inference`: the command line of the published inference script, flag by flag, so that
 // its users' job files run with another program's name in them.
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -66,8 +67,8 @@ void add_inference_command(CLI::App& application) {
   GenerateRequest& generate = r->generate;
   generate.options.max_new_tokens = 100;
   const auto add_text = [command](const char* name, const char* help, const char* value,
-                                  std::function<void(const std::string&)> store) {
-    command->add_option_function<std::string>(name, std::move(store), help)->type_name(value);
+                                  const std::function<void(const std::string&)>& store) {
+    command->add_option_function<std::string>(name, store, help)->type_name(value);
   };
   command->add_option("--architecture", r->architecture, "As config.json's model_type")
       ->type_name("NAME");

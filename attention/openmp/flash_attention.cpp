@@ -285,7 +285,7 @@ class Worker {
     const std::int64_t head = heads_->batch * problem_.k.dim(2) + heads_->key_head;
     const auto index = static_cast<std::size_t>(head * plan_.splits + split);
     float* state = splits_ + index * plan_.split_floats();
-    const auto rows = static_cast<std::size_t>(plan_.chunk_tiles * kQueryTile);
+    const std::size_t rows = plan_.chunk_rows();
     const auto dim = static_cast<std::size_t>(plan_.value_dim);
     const std::size_t row = tile * kQueryTile;
     return {state + row * dim, state + rows * dim + row * kSumLanes,

@@ -101,7 +101,7 @@ void FlashPlan::share_out(const AttentionProblem& problem, std::int64_t most_til
 void FlashPlan::place_scratch() {
   ScratchLayout layout;
   const auto place = [&layout](std::size_t bytes) { return layout.place(bytes); };
-  const auto rows = static_cast<std::size_t>(chunk_tiles * kQueryTile);
+  const std::size_t rows = chunk_rows();
   const auto blocks = static_cast<std::size_t>(block_tiles);
   constexpr std::size_t kScores = static_cast<std::size_t>(kQueryTile) * kKeyTile;
   scratch.queries = place(rows * static_cast<std::size_t>(query_dim) * element_bytes());

@@ -55,9 +55,12 @@ struct FlashPlan {
   Scratch scratch;
 
   [[nodiscard]] std::int64_t tasks() const { return chunks * splits * key_heads; }
+  [[nodiscard]] std::size_t chunk_rows() const {
+    return static_cast<std::size_t>(chunk_tiles) * kQueryTile;
+  }
   /// State of the queries after one split of the keys: out, sums and maximum of each row.
   [[nodiscard]] std::size_t split_floats() const {
-    return static_cast<std::size_t>(chunk_tiles * kQueryTile * (value_dim + kSumLanes + 1));
+    return chunk_rows() * static_cast<std::size_t>(value_dim + kSumLanes + 1);
   }
   [[nodiscard]] std::size_t splits_bytes() const {
     return splits > 1 ? static_cast<std::size_t>(tasks()) * split_floats() * sizeof(float) : 0;

@@ -9,7 +9,6 @@
 namespace portolan {
 namespace {
 
-using testing_support::AttentionCase;
 using testing_support::GradientCase;
 using testing_support::GradientSetup;
 using testing_support::make_gradient_setup;

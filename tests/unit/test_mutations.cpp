@@ -43,50 +43,50 @@ class Mutator {
   std::size_t below(std::size_t limit) { return random_() % limit; }
 
   void change(std::string& text) {
-    static const std::vector<std::string> kFragments{"{",
-                                                     "}",
-                                                     "[",
-                                                     "]",
-                                                     ",",
-                                                     ":",
-                                                     "\"",
-                                                     "\\u",
-                                                     "\\ud800",
-                                                     "null",
-                                                     "-1",
-                                                     "1e99",
-                                                     "1e999",
-                                                     "0",
-                                                     "NaN",
-                                                     "true",
-                                                     "\xff",
-                                                     std::string(1, '\0'),
-                                                     "[[",
-                                                     "{}",
-                                                     "[]",
-                                                     "//",
-                                                     "\"x\":0",
-                                                     "9223372036854775807",
-                                                     "18446744073709551616",
-                                                     "4294967296",
-                                                     "F32",
-                                                     "BF16",
-                                                     "dtype",
-                                                     "shape",
-                                                     "data_offsets",
-                                                     "__metadata__",
-                                                     "ByteLevel",
-                                                     "(a*)*",
-                                                     "\\\\s",
-                                                     "Sequence"};
+    static const std::vector<std::string> fragments{"{",
+                                                    "}",
+                                                    "[",
+                                                    "]",
+                                                    ",",
+                                                    ":",
+                                                    "\"",
+                                                    "\\u",
+                                                    "\\ud800",
+                                                    "null",
+                                                    "-1",
+                                                    "1e99",
+                                                    "1e999",
+                                                    "0",
+                                                    "NaN",
+                                                    "true",
+                                                    "\xff",
+                                                    std::string(1, '\0'),
+                                                    "[[",
+                                                    "{}",
+                                                    "[]",
+                                                    "//",
+                                                    "\"x\":0",
+                                                    "9223372036854775807",
+                                                    "18446744073709551616",
+                                                    "4294967296",
+                                                    "F32",
+                                                    "BF16",
+                                                    "dtype",
+                                                    "shape",
+                                                    "data_offsets",
+                                                    "__metadata__",
+                                                    "ByteLevel",
+                                                    "(a*)*",
+                                                    "\\\\s",
+                                                    "Sequence"};
     const std::size_t at = below(text.size() + 1);
     const std::size_t length = std::min(text.size() - at, 1 + below(12));
     switch (below(6)) {
       case 0:
-        text.insert(at, kFragments[below(kFragments.size())]);
+        text.insert(at, fragments[below(fragments.size())]);
         return;
       case 1:
-        text.replace(at, length, kFragments[below(kFragments.size())]);
+        text.replace(at, length, fragments[below(fragments.size())]);
         return;
       case 2:
         text.erase(at, length);
