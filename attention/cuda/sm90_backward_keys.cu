@@ -52,13 +52,9 @@ std::size_t backward_keys_workspace_bytes(const AttentionShape& shape) {
 
 cudaError_t backward_keys(const AttentionBackwardArguments& arguments, void* workspace,
                           cudaStream_t stream) {
-  const bool wide = arguments.shape.head_dim > 64;
-  if (arguments.shape.element == AttentionElement::bf16) {
-    return wide ? backward_keys_of<AttentionElement::bf16, 128>(arguments, workspace, stream)
-                : backward_keys_of<AttentionElement::bf16, 64>(arguments, workspace, stream);
-  }
-  return wide ? backward_keys_of<AttentionElement::f16, 128>(arguments, workspace, stream)
-              : backward_keys_of<AttentionElement::f16, 64>(arguments, workspace, stream);
+  return with_instantiation(arguments.shape, [&]<AttentionElement kElement, int kHeadDim>() {
+    return backward_keys_of<kElement, kHeadDim>(arguments, workspace, stream);
+  });
 }
 
 }  // namespace portolan::cuda::sm90

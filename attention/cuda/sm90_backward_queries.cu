@@ -49,13 +49,9 @@ std::size_t backward_queries_workspace_bytes(const AttentionShape& shape) {
 
 cudaError_t backward_queries(const AttentionBackwardArguments& arguments, void* workspace,
                              cudaStream_t stream) {
-  const bool wide = arguments.shape.head_dim > 64;
-  if (arguments.shape.element == AttentionElement::bf16) {
-    return wide ? backward_queries_of<AttentionElement::bf16, 128>(arguments, workspace, stream)
-                : backward_queries_of<AttentionElement::bf16, 64>(arguments, workspace, stream);
-  }
-  return wide ? backward_queries_of<AttentionElement::f16, 128>(arguments, workspace, stream)
-              : backward_queries_of<AttentionElement::f16, 64>(arguments, workspace, stream);
+  return with_instantiation(arguments.shape, [&]<AttentionElement kElement, int kHeadDim>() {
+    return backward_queries_of<kElement, kHeadDim>(arguments, workspace, stream);
+  });
 }
 
 }  // namespace portolan::cuda::sm90

@@ -77,13 +77,9 @@ cudaError_t forward(const AttentionForwardArguments& arguments, void* workspace,
   if (forward_unsupported_reason(arguments.shape) != nullptr) {
     return cudaErrorInvalidValue;
   }
-  const bool wide = arguments.shape.head_dim > 64;
-  if (arguments.shape.element == AttentionElement::bf16) {
-    return wide ? forward_of<AttentionElement::bf16, 128>(arguments, workspace, stream)
-                : forward_of<AttentionElement::bf16, 64>(arguments, workspace, stream);
-  }
-  return wide ? forward_of<AttentionElement::f16, 128>(arguments, workspace, stream)
-              : forward_of<AttentionElement::f16, 64>(arguments, workspace, stream);
+  return with_instantiation(arguments.shape, [&]<AttentionElement kElement, int kHeadDim>() {
+    return forward_of<kElement, kHeadDim>(arguments, workspace, stream);
+  });
 }
 
 }  // namespace portolan::cuda::sm90

@@ -42,6 +42,20 @@ template <typename Block>
   return cudaGetLastError();
 }
 
+/// function.template operator()<element, head_dim>() of the instantiation that serves the shape: 64
+/// or 128, as is enough for its head_dim.
+template <typename Function>
+[[nodiscard]] cudaError_t with_instantiation(const AttentionShape& shape,
+                                             const Function& function) {
+  const bool wide = shape.head_dim > 64;
+  if (shape.element == AttentionElement::bf16) {
+    return wide ? function.template operator()<AttentionElement::bf16, 128>()
+                : function.template operator()<AttentionElement::bf16, 64>();
+  }
+  return wide ? function.template operator()<AttentionElement::f16, 128>()
+              : function.template operator()<AttentionElement::f16, 64>();
+}
+
 /// Without the window if it is as long as the keys, which it then cuts nothing off: what is left
 /// fits the kernels' integers.
 [[nodiscard]] inline AttentionShape without_vain_window(AttentionShape shape) {
