@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention/cuda/sm90_backward.hpp"
+#include "attention/cuda/sm90_backward_inputs.hpp"
 #include "attention/cuda/sm90_backward_queries_block.hpp"
 #include "attention/cuda/sm90_lane.cuh"
 #include "attention/cuda/sm90_launch.cuh"
@@ -15,24 +16,14 @@ cudaError_t backward_queries_of(const AttentionBackwardArguments& arguments, voi
                                 cudaStream_t stream) {
   using Block = BackwardQueriesBlock<HopperLane, kElement, kHeadDim>;
   const AttentionShape shape = without_vain_window(arguments.shape);
-  Parameters parameters{};
-  parameters.problem.shape = shape;
-  parameters.problem.statistics_stride = arguments.log_sum_exp_stride;
-  parameters.log_sum_exp = arguments.log_sum_exp;
-  parameters.delta = arguments.delta;
+  Parameters parameters = backward_inputs<Block>(arguments, shape);
   parameters.dq = FloatResult(arguments.dq, arguments.output, arguments.dq_strides);
   const std::int64_t blocks = Block::blocks(shape);
   if (blocks == 0) {
     return cudaSuccess;
   }
   TensorDescription tensors[Parameters::kTensors];
-  tensors[Parameters::kQ] = {arguments.q, arguments.q_strides, shape.heads, true, Block::kQueries};
-  tensors[Parameters::kGradOut] = {arguments.grad_out, arguments.grad_out_strides, shape.heads,
-                                   true, Block::kQueries};
-  tensors[Parameters::kK] = {arguments.k, arguments.k_strides, shape.key_heads, false,
-                             Block::kKeys};
-  tensors[Parameters::kV] = {arguments.v, arguments.v_strides, shape.key_heads, false,
-                             Block::kKeys};
+  describe_backward_inputs<Block>(arguments, shape, tensors);
   tensors[Parameters::kDq] = {arguments.dq, arguments.dq_strides, shape.heads, true,
                               kWarpgroupRows};
   const cudaError_t status = make_tensor_maps(

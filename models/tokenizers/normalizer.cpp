@@ -79,7 +79,7 @@ void clean_text(std::string& text) {
     const char32_t character = next_character(text, position);
     const bool is_line = character == '\t' || character == '\n' || character == '\r';
     if (character == 0xFFFD || (is_other(character) && !is_line)) continue;
-    append_utf8(result, is_line || is_white_space(character) ? U' ' : character);
+    append_utf8(result, is_white_space(character) ? U' ' : character);
   }
   text = std::move(result);
 }

@@ -200,9 +200,7 @@ Tokenizer parse_tokenizer_json(std::string_view text, const std::string& source)
   }
   Tokenizer tokenizer({.format = TokenizerFormat::huggingface,
                        .added_tokens = std::move(added),
-                       .normalizer = root.has("normalizer")
-                                         ? read_normalizer(root.object("normalizer"))
-                                         : Normalizer(),
+                       .normalizer = std::move(normalizer),
                        .pre_tokenizer = std::move(pre_tokenizer),
                        .model = std::move(model),
                        .post_processor = std::move(post_processor),
