@@ -12,7 +12,7 @@ namespace {
 void require_operand(const Tensor& tensor, const char* name) {
   require(tensor.defined(), "attention: {} is an empty tensor", name);
   require(tensor.rank() == 4, "attention: {} must be [batch, tokens, heads, head_dim], found {}",
-          name, tensor.shape().to_string());
+          name, tensor.shape());
   require(tensor.dim(3) <= 1 || tensor.strides()[3] == 1,
           "attention: the last dimension of {} must be dense", name);
 }
@@ -22,8 +22,8 @@ void require_like_query(const Tensor& q, const Tensor& tensor, const char* name)
   require(tensor.device() == q.device(), "attention: q is on '{}', {} on '{}'",
           name_of(q.device().kind), name, name_of(tensor.device().kind));
   require(tensor.dim(0) == q.dim(0) && tensor.dim(3) == q.dim(3),
-          "attention: q {} and {} {} must have equal batch and head_dim", q.shape().to_string(),
-          name, tensor.shape().to_string());
+          "attention: q {} and {} {} must have equal batch and head_dim", q.shape(), name,
+          tensor.shape());
 }
 
 void require_runs(const std::vector<TokenRun>& runs, std::int64_t tokens, const char* name) {
@@ -77,7 +77,7 @@ void require_problem(const AttentionProblem& problem) {
             name_of(tensor->dtype()));
   }
   require(problem.k.shape() == problem.v.shape(), "attention: k {} and v {} must have one shape",
-          problem.k.shape().to_string(), problem.v.shape().to_string());
+          problem.k.shape(), problem.v.shape());
   require(problem.k.dim(2) > 0 && q.dim(2) % problem.k.dim(2) == 0,
           "attention: {} query heads must be a multiple of {} key/value heads", q.dim(2),
           problem.k.dim(2));
@@ -93,8 +93,8 @@ void require_problem(const AttentionProblem& problem) {
 void require_out(const AttentionProblem& problem, const Tensor& out) {
   const Tensor& q = problem.q;
   require_like_query(q, out, "out");
-  require(out.shape() == q.shape(), "attention: out {} must have the shape of q {}",
-          out.shape().to_string(), q.shape().to_string());
+  require(out.shape() == q.shape(), "attention: out {} must have the shape of q {}", out.shape(),
+          q.shape());
   require(out.dtype() == q.dtype() || out.dtype() == DType::f32,
           "attention: out must be {} or f32, found {}", name_of(q.dtype()), name_of(out.dtype()));
 }
@@ -103,7 +103,7 @@ void require_log_sum_exp(const Tensor& out, const Tensor& log_sum_exp) {
   const Shape expected{out.dim(0), out.dim(2), out.dim(1)};
   require(log_sum_exp.defined() && log_sum_exp.shape() == expected &&
               log_sum_exp.dtype() == DType::f32 && log_sum_exp.device() == out.device(),
-          "attention: log_sum_exp must be f32 {} on the device of out", expected.to_string());
+          "attention: log_sum_exp must be f32 {} on the device of out", expected);
 }
 
 void run(const AttentionProblem& problem, const Tensor& out, const Tensor& log_sum_exp,
@@ -122,7 +122,7 @@ void require_gradients(const AttentionProblem& problem, const AttentionGradients
     require_operand(gradient, name);
     require(gradient.shape() == operand.shape() && gradient.device() == operand.device(),
             "attention: {} {} must have the shape and device of its operand {}", name,
-            gradient.shape().to_string(), operand.shape().to_string());
+            gradient.shape(), operand.shape());
     require(gradient.dtype() == DType::f32 ||
                 (gradient.dtype() == operand.dtype() && !gradients.accumulate),
             "attention: {} must be {}f32, found {}", name,
@@ -168,7 +168,7 @@ void attention_delta(const Tensor& out, const Tensor& grad_out, const Tensor& de
   require_operand(out, "out");
   require_like_query(out, grad_out, "grad_out");
   require(grad_out.shape() == out.shape(), "attention: out {} and grad_out {} must have one shape",
-          out.shape().to_string(), grad_out.shape().to_string());
+          out.shape(), grad_out.shape());
   require_log_sum_exp(out, delta);
   if (out.elements() == 0) return;
   backend_of(out.device()).attention_delta(out, grad_out, delta);
@@ -182,8 +182,8 @@ void attention_merge(const Tensor& block_out, const Tensor& block_log_sum_exp, c
             "attention: {} must be dense f32 for merging", name);
   }
   require(block_out.shape() == out.shape() && block_out.device() == out.device(),
-          "attention: block_out {} and out {} must have one shape and device",
-          block_out.shape().to_string(), out.shape().to_string());
+          "attention: block_out {} and out {} must have one shape and device", block_out.shape(),
+          out.shape());
   for (const Tensor* tensor : {&block_log_sum_exp, &log_sum_exp}) {
     require_log_sum_exp(out, *tensor);
     require(tensor->is_contiguous(), "attention: log_sum_exp must be dense for merging");

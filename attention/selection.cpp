@@ -33,11 +33,11 @@ const Kernel* find(std::span<const std::unique_ptr<Kernel>> kernels,
 [[noreturn]] void refuse(const AttentionProblem& problem, AttentionPass pass,
                          std::optional<AttentionMethod> method,
                          const std::vector<AttentionChoice::Refusal>& refusals) {
-  throw UnsupportedError(fmt::format(
-      "no {}attention kernel of device '{}' serves the {} pass of q {} {} ({})",
-      method ? fmt::format("{} ", name_of(*method)) : "", name_of(problem.q.device().kind),
-      name_of(pass), name_of(problem.q.dtype()), problem.q.shape().to_string(),
-      refusals.empty() ? "none is registered" : text_of(refusals)));
+  throw UnsupportedError(
+      fmt::format("no {}attention kernel of device '{}' serves the {} pass of q {} {} ({})",
+                  method ? fmt::format("{} ", name_of(*method)) : "",
+                  name_of(problem.q.device().kind), name_of(pass), name_of(problem.q.dtype()),
+                  problem.q.shape(), refusals.empty() ? "none is registered" : text_of(refusals)));
 }
 
 template <typename Kernel>

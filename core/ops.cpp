@@ -27,8 +27,8 @@ void require_matmul(const Tensor& x, const Weight& weight, const Tensor& out) {
   require_rows_dense(out, "out");
   require(x.dim(1) == weight.in_features() && out.dim(1) == weight.out_features() &&
               out.dim(0) == x.dim(0),
-          "x {} times a weight [{}, {}] transposed does not give out {}", x.shape().to_string(),
-          weight.out_features(), weight.in_features(), out.shape().to_string());
+          "x {} times a weight [{}, {}] transposed does not give out {}", x.shape(),
+          weight.out_features(), weight.in_features(), out.shape());
   require(out.dtype() == x.dtype() || out.dtype() == DType::f32,
           "the product of {} tensors is {} or f32, found {}", name_of(x.dtype()),
           name_of(x.dtype()), name_of(out.dtype()));
@@ -43,8 +43,7 @@ void fill(const Tensor& out, float value) {
 }
 
 void copy(const Tensor& source, const Tensor& out) {
-  require(source.shape() == out.shape(), "cannot copy shape {} to {}", source.shape().to_string(),
-          out.shape().to_string());
+  require(source.shape() == out.shape(), "cannot copy shape {} to {}", source.shape(), out.shape());
   require(source.device() == out.device(), "copy works within one device");
   require(
       source.dtype() == out.dtype() || (is_floating(source.dtype()) && is_floating(out.dtype())),
@@ -79,8 +78,7 @@ void sum(std::span<const Tensor> inputs, std::span<const Tensor> outs) {
 }
 
 void add(const Tensor& x, const Tensor& y) {
-  require(x.shape() == y.shape(), "cannot add shape {} to {}", x.shape().to_string(),
-          y.shape().to_string());
+  require(x.shape() == y.shape(), "cannot add shape {} to {}", x.shape(), y.shape());
   require(x.device() == y.device(), "an addition works within one device");
   require_floating(x, "x");
   require_floating(y, "y");
@@ -100,8 +98,8 @@ void embedding(const Tensor& ids, const Tensor& table, std::int64_t first_row, c
   require_rank(out, 2, "out");
   require(ids.dtype() == DType::i32, "ids must be i32, found {}", name_of(ids.dtype()));
   require(out.dim(0) == ids.dim(0) && out.dim(1) == table.dim(1),
-          "{} ids into a table {} give [{}, {}], found out {}", ids.dim(0),
-          table.shape().to_string(), ids.dim(0), table.dim(1), out.shape().to_string());
+          "{} ids into a table {} give [{}, {}], found out {}", ids.dim(0), table.shape(),
+          ids.dim(0), table.dim(1), out.shape());
   require(out.dtype() == table.dtype(), "out ({}) must have the table's dtype ({})",
           name_of(out.dtype()), name_of(table.dtype()));
   if (out.elements() == 0) return;
@@ -191,8 +189,7 @@ void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_
   const Shape left = extents(a, transpose_a);
   const Shape right = extents(b, transpose_b);
   require(left[1] == right[0] && out.dim(0) == left[0] && out.dim(1) == right[1],
-          "{} times {} does not give out {}", left.to_string(), right.to_string(),
-          out.shape().to_string());
+          "{} times {} does not give out {}", left, right, out.shape());
   require(out.dtype() == a.dtype() || out.dtype() == DType::f32,
           "the product of {} tensors is {} or f32, found {}", name_of(a.dtype()),
           name_of(a.dtype()), name_of(out.dtype()));

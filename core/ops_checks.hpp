@@ -14,7 +14,7 @@ namespace portolan::ops {
 inline void require_rank(const Tensor& tensor, int rank, const char* name) {
   require(tensor.defined(), "{} is an empty tensor", name);
   require(tensor.rank() == rank, "{} must have {} dimensions, found shape {}", name, rank,
-          tensor.shape().to_string());
+          tensor.shape());
 }
 
 inline void require_rows_dense(const Tensor& tensor, const char* name) {
@@ -30,7 +30,7 @@ inline void require_floating(const Tensor& tensor, const char* name) {
 inline void require_same(const Tensor& first, const Tensor& second, const char* first_name,
                          const char* second_name) {
   require(first.shape() == second.shape(), "{} {} and {} {} must have one shape", first_name,
-          first.shape().to_string(), second_name, second.shape().to_string());
+          first.shape(), second_name, second.shape());
   require(first.dtype() == second.dtype(), "{} ({}) and {} ({}) must have one dtype", first_name,
           name_of(first.dtype()), second_name, name_of(second.dtype()));
   require(first.device() == second.device(), "{} and {} must be on one device", first_name,
@@ -53,7 +53,7 @@ inline void require_like(const Tensor& tensor, const Tensor& like, const char* n
 /// Of the shape of `like`, in its dtype or f32.
 inline void require_gradient(const Tensor& gradient, const Tensor& like, const char* name) {
   require(gradient.defined() && gradient.shape() == like.shape(), "{} must have shape {}, found {}",
-          name, like.shape().to_string(), gradient.shape().to_string());
+          name, like.shape(), gradient.shape());
   require(gradient.dtype() == like.dtype() || gradient.dtype() == DType::f32,
           "{} must be {} or f32, found {}", name, name_of(like.dtype()), name_of(gradient.dtype()));
   require(gradient.device() == like.device(), "{} must be on the device of its tensor", name);

@@ -67,7 +67,7 @@ void embedding_backward(const Tensor& ids, const Tensor& grad_out, std::int64_t 
           name_of(ids.dtype()));
   require(grad_table.dtype() == DType::f32 && grad_table.dim(1) == grad_out.dim(1),
           "grad_table must be f32 with {} columns, found {} {}", grad_out.dim(1),
-          name_of(grad_table.dtype()), grad_table.shape().to_string());
+          name_of(grad_table.dtype()), grad_table.shape());
   if (grad_out.elements() == 0 || grad_table.elements() == 0) return;
   backend(grad_out).embedding_backward(ids, grad_out, first_row, grad_table);
 }
@@ -196,7 +196,7 @@ void adamw(const Tensor& param, const Tensor& grad, const Tensor& first_moment,
     require(copy.shape() == param.shape() && is_floating(copy.dtype()) && copy.is_contiguous() &&
                 copy.device() == param.device(),
             "a parameter's copy must be a contiguous floating tensor of shape {}, found {} {}",
-            param.shape().to_string(), name_of(copy.dtype()), copy.shape().to_string());
+            param.shape(), name_of(copy.dtype()), copy.shape());
   }
   if (param.elements() == 0) return;
   backend(param).adamw(param, grad, first_moment, second_moment, step, copy);

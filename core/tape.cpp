@@ -61,8 +61,8 @@ void Tape::contribute(const GradientTarget& input, Tensor gradient, bool shared)
   if (input.tape == nullptr) return;
   require(input.tape == this, "a gradient was contributed to a variable of another tape");
   require(gradient.shape() == input.shape,
-          "a gradient must have the shape of its variable {}, found {}", input.shape.to_string(),
-          gradient.shape().to_string());
+          "a gradient must have the shape of its variable {}, found {}", input.shape,
+          gradient.shape());
   OutputGradient& sum = slots_[input.slot].gradient;
   if (!sum.value.defined()) {
     sum = {std::move(gradient), shared};

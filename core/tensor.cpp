@@ -28,13 +28,13 @@ Tensor::Tensor(BlockReference block, std::size_t offset, const Shape& shape, DTy
       dtype_(dtype),
       device_(device) {
   require(offset_ + bytes() <= block_.get()->bytes(),
-          "a {} tensor of shape {} needs {} bytes, its memory block has {}", name_of(dtype),
-          shape.to_string(), offset_ + bytes(), block_.get()->bytes());
+          "a {} tensor of shape {} needs {} bytes, its memory block has {}", name_of(dtype), shape,
+          offset_ + bytes(), block_.get()->bytes());
 }
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   for (const std::int64_t extent : shape) {
-    require(extent >= 0, "extents must not be negative, found shape {}", shape.to_string());
+    require(extent >= 0, "extents must not be negative, found shape {}", shape);
   }
   const auto bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
   return Tensor(backend_of(device).allocator().allocate(bytes), 0, shape, dtype, device);
@@ -58,9 +58,8 @@ bool Tensor::is_contiguous() const noexcept {
 
 Tensor Tensor::view(const Shape& shape) const {
   require(shape.elements() == elements(), "cannot view shape {} as {}: {} elements against {}",
-          shape_.to_string(), shape.to_string(), elements(), shape.elements());
-  require(is_contiguous(), "cannot view strided shape {} as {}", shape_.to_string(),
-          shape.to_string());
+          shape_, shape, elements(), shape.elements());
+  require(is_contiguous(), "cannot view strided shape {} as {}", shape_, shape);
   Tensor result = *this;
   result.shape_ = shape;
   result.strides_ = shape.row_major_strides();
@@ -70,8 +69,7 @@ Tensor Tensor::view(const Shape& shape) const {
 Tensor Tensor::slice(int dimension, std::int64_t begin, std::int64_t end) const {
   const int axis = normalise(dimension, rank());
   require(begin >= 0 && begin <= end && end <= shape_[axis],
-          "slice [{}, {}) lies outside dimension {} of shape {}", begin, end, axis,
-          shape_.to_string());
+          "slice [{}, {}) lies outside dimension {} of shape {}", begin, end, axis, shape_);
   Tensor result = *this;
   result.offset_ += static_cast<std::size_t>(begin * strides_[axis]) * size_of(dtype_);
   result.shape_[axis] = end - begin;
@@ -81,9 +79,9 @@ Tensor Tensor::slice(int dimension, std::int64_t begin, std::int64_t end) const 
 Tensor Tensor::split_last(std::int64_t parts) const {
   const std::int64_t extent = dim(-1);
   require(parts > 0 && extent % parts == 0, "the last dimension of {} does not split into {} parts",
-          shape_.to_string(), parts);
+          shape_, parts);
   require(strides_[rank() - 1] == 1 || extent == 1, "the last dimension of {} must be dense",
-          shape_.to_string());
+          shape_);
   std::vector<std::int64_t> extents(shape_.begin(), shape_.end());
   std::vector<std::int64_t> strides(strides_.begin(), strides_.end());
   extents.back() = parts;

@@ -20,7 +20,7 @@ std::int64_t bytes_of(const Tensor& tensor) { return static_cast<std::int64_t>(t
 void require_dense(const Tensor& tensor, const char* name, std::string_view operation) {
   require(tensor.defined(), "{} needs a tensor {}", operation, name);
   require(tensor.is_contiguous(), "{} needs a contiguous {}, found a strided {}", operation, name,
-          tensor.shape().to_string());
+          tensor.shape());
 }
 
 void require_summable(const Tensor& tensor, std::string_view operation) {
@@ -42,13 +42,13 @@ PartitionedLayout require_partitioned(const Tensor& full, const Tensor& shard, i
           partition.parts(), size);
   const int axis = dimension < 0 ? dimension + full.rank() : dimension;
   require(axis >= 0 && axis < full.rank(), "{}: dimension {} does not exist in shape {}", operation,
-          dimension, full.shape().to_string());
+          dimension, full.shape());
   Shape expected = full.shape();
   expected[axis] = partition.share(rank);
   require(full.dim(axis) == partition.extent() && shard.shape() == expected,
           "{}: dimension {} of {} in shares of {} of {} gives rank {} a shard {}, found {}",
-          operation, axis, full.shape().to_string(), partition.share(rank), partition.extent(),
-          rank, expected.to_string(), shard.shape().to_string());
+          operation, axis, full.shape(), partition.share(rank), partition.extent(), rank, expected,
+          shard.shape());
   PartitionedLayout layout;
   layout.inner_bytes = static_cast<std::int64_t>(size_of(full.dtype()));
   for (int i = 0; i < axis; ++i) layout.outer *= full.dim(i);

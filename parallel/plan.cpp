@@ -71,7 +71,7 @@ PlannedParameter place(const PlanParameter& parameter, const PlanRule& rule, con
           rule.pattern, rule.axis);
   require(rule.style != ShardStyle::row || shape.rank() == 2,
           "plan pattern '{}' deals input features, but {} {} has none", rule.pattern,
-          parameter.name, shape.to_string());
+          parameter.name, shape);
   require(axis->second.ranges.size() == planned.ranges.size(),
           "axis '{}' is dealt to {} ranks, the plan has {}", rule.axis, axis->second.ranges.size(),
           ranks);
@@ -81,7 +81,7 @@ PlannedParameter place(const PlanParameter& parameter, const PlanRule& rule, con
     const std::int64_t first = begin * axis->second.unit_size;
     const std::int64_t last = end * axis->second.unit_size;
     require(last <= extent, "plan pattern '{}' deals axis '{}' up to {}, but {} {} has {}",
-            rule.pattern, rule.axis, last, parameter.name, shape.to_string(), extent);
+            rule.pattern, rule.axis, last, parameter.name, shape, extent);
     ShardRange& range = planned.ranges[rank];
     if (rule.style == ShardStyle::row) {
       range.column_begin = first;

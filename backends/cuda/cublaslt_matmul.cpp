@@ -192,7 +192,7 @@ bool CublasLtMatmul::multiply(const Tensor& a, bool transpose_a, const Tensor& b
       cublasLtMatmul(library_.get(), plan.operation.get(), &alpha, b.raw(), plan.b.get(), a.raw(),
                      plan.a.get(), &beta, out.raw(), plan.out.get(), out.raw(), plan.out.get(),
                      &plan.algorithm, workspace_.get()->data(), kWorkspaceBytes, stream_),
-      "multiplying {} {} by {}", name_of(a.dtype()), a.shape().to_string(), b.shape().to_string());
+      "multiplying {} {} by {}", name_of(a.dtype()), a.shape(), b.shape());
   return true;
 }
 

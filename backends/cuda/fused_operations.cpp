@@ -57,7 +57,7 @@ bool try_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
                   const Tensor& out, cudaStream_t stream) {
   NormArguments arguments;
   if (!prepare_norm(x, residual, weight, epsilon, out, arguments)) return false;
-  check_cuda(launch_rms_norm(arguments, stream), "starting rms_norm of {}", x.shape().to_string());
+  check_cuda(launch_rms_norm(arguments, stream), "starting rms_norm of {}", x.shape());
   return true;
 }
 
@@ -72,8 +72,7 @@ bool try_layer_norm(const Tensor& x, const Tensor& x_bias, const Tensor& residua
   }
   arguments.bias = bias.raw();
   arguments.x_bias = address(x_bias);
-  check_cuda(launch_layer_norm(arguments, stream), "starting layer_norm of {}",
-             x.shape().to_string());
+  check_cuda(launch_layer_norm(arguments, stream), "starting layer_norm of {}", x.shape());
   return true;
 }
 
@@ -102,7 +101,7 @@ bool try_rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor
                                   .inverse = inverse,
                                   .dtype = x.dtype()};
   check_cuda(launch_rotary_embedding(arguments, stream), "starting rotary_embedding of {}",
-             x.shape().to_string());
+             x.shape());
   return true;
 }
 
@@ -111,14 +110,14 @@ bool try_swiglu(const Tensor& gate, const Tensor& up, const Tensor& out, cudaStr
   if (!has_vector_rows(up) || !prepare_activation(gate, out, arguments)) return false;
   arguments.up = up.raw();
   arguments.up_stride = up.strides()[0];
-  check_cuda(launch_swiglu(arguments, stream), "starting swiglu of {}", gate.shape().to_string());
+  check_cuda(launch_swiglu(arguments, stream), "starting swiglu of {}", gate.shape());
   return true;
 }
 
 bool try_gelu(const Tensor& x, const Tensor& out, GeluKind kind, cudaStream_t stream) {
   ActivationArguments arguments;
   if (!prepare_activation(x, out, arguments)) return false;
-  check_cuda(launch_gelu(arguments, kind, stream), "starting gelu of {}", x.shape().to_string());
+  check_cuda(launch_gelu(arguments, kind, stream), "starting gelu of {}", x.shape());
   return true;
 }
 
@@ -139,7 +138,7 @@ bool try_merge_attention(const Tensor& block_out, const Tensor& block_log_sum_ex
                                  .heads = out.dim(2),
                                  .head_dim = out.dim(3)};
   check_cuda(launch_merge_attention(arguments, stream), "starting merge_attention of {}",
-             out.shape().to_string());
+             out.shape());
   return true;
 }
 
@@ -150,7 +149,7 @@ bool try_copy(const Tensor& source, const Tensor& out, cudaStream_t stream) {
       copy_plan(rows, source.raw(), out.raw(), static_cast<std::int64_t>(size_of(out.dtype())));
   if (!plan.fits) return false;
   check_cuda(launch_copy(plan, source.raw(), out.raw(), stream), "starting a copy of {}",
-             out.shape().to_string());
+             out.shape());
   return true;
 }
 

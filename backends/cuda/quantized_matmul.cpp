@@ -80,7 +80,7 @@ bool QuantizedMatmul::run_widened(const Tensor& x, const Weight& weight, const T
                          product, false)) {
         if (panel == 0 && row == 0) return false;
         throw UnsupportedError(fmt::format("cuBLASLt offers a part of a product {} x {} only",
-                                           x.shape().to_string(), weight.out_features()));
+                                           x.shape(), weight.out_features()));
       }
       const Tensor target = out.slice(0, row, row + rows).slice(1, column, end);
       const ScaleArguments arguments{.weight = part,
