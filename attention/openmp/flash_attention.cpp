@@ -20,6 +20,7 @@
 #include "attention/openmp/tile_mask.hpp"
 #include "attention/openmp/tile_operations.hpp"
 #include "attention/openmp/tile_statistics.hpp"
+#include "attention/openmp/workers.hpp"
 #include "core/error.hpp"
 
 namespace portolan {
@@ -363,20 +364,26 @@ class FlashKernel final : public AttentionForwardKernel {
         memory.raw() + plan.scratch.bytes * static_cast<std::size_t>(plan.threads));
     TileStatistics statistics(problem, kQueryTile);
     std::atomic<bool> served = true;
-#pragma omp parallel num_threads(plan.threads)
-    {
-      const auto thread = static_cast<std::size_t>(omp_get_thread_num());
-      Worker worker(plan, problem, out, log_sum_exp, memory.raw() + thread * plan.scratch.bytes,
-                    splits);
-#pragma omp for schedule(dynamic, 1)
-      for (std::int64_t task = 0; task < plan.tasks(); ++task) {
+    std::atomic<std::int64_t> next_task = 0;
+    std::atomic<std::int64_t> next_head = 0;
+    const auto worker_of = [&](int thread) {
+      return Worker(plan, problem, out, log_sum_exp,
+                    memory.raw() + static_cast<std::size_t>(thread) * plan.scratch.bytes, splits);
+    };
+    run_workers(plan.threads, [&](int thread) {
+      Worker worker = worker_of(thread);
+      for (std::int64_t task = next_task++; task < plan.tasks(); task = next_task++) {
         if (!worker.run(task)) served = false;
       }
-      if (plan.splits > 1) {
-#pragma omp for schedule(dynamic, 1) nowait
-        for (std::int64_t head = 0; head < plan.key_heads; ++head) worker.merge_splits(head);
-      }
       statistics.add(worker.statistics());
+    });
+    if (plan.splits > 1) {
+      run_workers(plan.threads, [&](int thread) {
+        Worker worker = worker_of(thread);
+        for (std::int64_t head = next_head++; head < plan.key_heads; head = next_head++) {
+          worker.merge_splits(head);
+        }
+      });
     }
     if (!served) throw Error("attention: libxsmm could not generate code for a tile product");
   }

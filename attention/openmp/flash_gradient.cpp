@@ -23,6 +23,7 @@
 #include "attention/openmp/tile_mask.hpp"
 #include "attention/openmp/tile_operations.hpp"
 #include "attention/openmp/tile_statistics.hpp"
+#include "attention/openmp/workers.hpp"
 #include "core/error.hpp"
 
 namespace portolan::flash {
@@ -415,9 +416,8 @@ class FlashGradientKernel final : public AttentionBackwardKernel {
     std::atomic<std::int64_t> next = 0;
     const std::int64_t tasks =
         plan.chunks_side_by_side ? plan.key_heads * plan.chunks : plan.key_heads;
-#pragma omp parallel num_threads(plan.threads)
-    {
-      GradientWorker worker(run, omp_get_thread_num());
+    run_workers(plan.threads, [&](int thread) {
+      GradientWorker worker(run, thread);
       for (std::int64_t task = next++; task < tasks; task = next++) {
         const bool done =
             plan.chunks_side_by_side
@@ -426,7 +426,7 @@ class FlashGradientKernel final : public AttentionBackwardKernel {
         if (!done) served = false;
       }
       statistics.add(worker.statistics());
-    }
+    });
     if (!served) throw Error("attention: libxsmm could not generate code for a tile product");
   }
 

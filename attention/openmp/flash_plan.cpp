@@ -15,8 +15,10 @@ constexpr std::int64_t kInPlaceRows = 8;
 // Not by the number of threads: results must not depend on it.
 constexpr std::int64_t kSplitQueryTiles = 8;
 constexpr std::int64_t kSplitTiles = 8;
-// Starting and joining a thread costs some microseconds, as long as this many operations take.
+// Waking and joining a thread costs some microseconds, as long as this many operations take: on
+// packed tiles, which a thread multiplies at some 200 GFLOP/s, and on rows where they are, at 40.
 constexpr double kOperationsOfThread = 1 << 20;
+constexpr double kInPlaceOperationsOfThread = 1 << 18;
 
 constexpr std::int64_t divide_up(std::int64_t value, std::int64_t divisor) {
   return (value + divisor - 1) / divisor;
@@ -48,9 +50,10 @@ int padded_query_dim(int head_dim, OperandFormat format) {
 }
 int padded_value_dim(int head_dim) { return round_up(head_dim, 16); }
 
-int useful_threads(double operations, int available_threads) {
+int useful_threads(double operations, bool in_place, int available_threads) {
+  const double of_thread = in_place ? kInPlaceOperationsOfThread : kOperationsOfThread;
   return static_cast<int>(
-      std::clamp(operations / kOperationsOfThread, 1.0, static_cast<double>(available_threads)));
+      std::clamp(operations / of_thread, 1.0, static_cast<double>(available_threads)));
 }
 
 FlashPlan::FlashPlan(const AttentionProblem& problem, const AttentionTiles& tiles,
@@ -78,8 +81,9 @@ FlashPlan::FlashPlan(const AttentionProblem& problem, const AttentionTiles& tile
 
 void FlashPlan::share_out(const AttentionProblem& problem, std::int64_t most_tiles,
                           int available_threads) {
-  const int useful = useful_threads(
-      4.0 * static_cast<double>(problem.q.elements() * problem.k.dim(1)), available_threads);
+  const int useful =
+      useful_threads(4.0 * static_cast<double>(problem.q.elements() * problem.k.dim(1)), in_place,
+                     available_threads);
   const std::int64_t tiles = std::ssize(query_tiles);
   if (tiles <= kSplitQueryTiles && key_tiles.size() > kSplitTiles) {
     chunks = tiles == 0 ? 0 : 1;

@@ -89,7 +89,7 @@ struct FlashPlan {
 /// head_dim as products over it want it, and as rows of vectors.
 [[nodiscard]] int padded_query_dim(int head_dim, OperandFormat format);
 [[nodiscard]] int padded_value_dim(int head_dim);
-/// Threads that so many floating-point operations are worth waking.
-[[nodiscard]] int useful_threads(double operations, int available_threads);
+/// Threads that so many floating-point operations are worth waking; `in_place` as FlashPlan's.
+[[nodiscard]] int useful_threads(double operations, bool in_place, int available_threads);
 
 }  // namespace portolan::flash

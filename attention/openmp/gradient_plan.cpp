@@ -29,7 +29,7 @@ GradientPlan::GradientPlan(const AttentionProblem& problem, const AttentionTiles
   const double products = 10.0 * kKeyTile * kGradientQueryTile * head_dim *
                           static_cast<double>(chunk_tiles) * static_cast<double>(visits_.size()) *
                           static_cast<double>(key_heads);
-  const int useful = useful_threads(products, available_threads);
+  const int useful = useful_threads(products, false, available_threads);
   const auto idle = [&](std::int64_t count) {
     const std::int64_t rounds = (key_heads + count - 1) / count;
     return static_cast<double>(rounds * count) / static_cast<double>(key_heads);
