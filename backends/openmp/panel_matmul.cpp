@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "backends/openmp/blocks.hpp"
-#include "backends/openmp/simd/bf16_row.hpp"
+#include "backends/openmp/simd/integer_rows.hpp"
 #include "backends/openmp/simd/kernels.hpp"
 #include "core/error.hpp"
 
@@ -30,22 +30,30 @@ void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, cons
   BlockReference scratch;
   if (!packed) scratch = allocator.allocate(static_cast<std::size_t>(bytes * space.concurrency()));
 
+  simd::PanelProduct whole;
+  whole.x_dtype = x.dtype();
+  whole.panel_dtype = panel_dtype;
+  whole.quantization = weight.quantization();
+  whole.out_dtype = out.dtype();
+  whole.x = x.raw();
+  whole.x_stride = x.strides()[0];
+  whole.out_stride = out.strides()[0];
+  whole.rows = x.dim(0);
+  whole.in_features = weight.in_features();
+  whole.accumulate = accumulate;
+
+  BlockReference integers;  // of x
+  if (simd::has_integer_rows(x.dtype(), weight.quantization(), x.dim(0))) {
+    integers = allocator.allocate(simd::integer_row_bytes(x.dim(0), weight.in_features()));
+    if (!simd::make_integer_rows(whole, integers.get()->data())) integers = {};
+  }
+
   for_blocks(space, "Portolan::Matmul::panels", panel_count(weight.out_features()), 1,
              [&](std::int64_t panel, std::int64_t /*end*/) {
                const std::int64_t column = panel * kPanelWidth;
-               simd::PanelProduct product;
-               product.x_dtype = x.dtype();
-               product.panel_dtype = panel_dtype;
-               product.quantization = weight.quantization();
-               product.out_dtype = out.dtype();
-               product.x = x.raw();
+               simd::PanelProduct product = whole;
                product.out = out.raw() + bytes_of(column, out.dtype());
-               product.x_stride = x.strides()[0];
-               product.out_stride = out.strides()[0];
-               product.rows = x.dim(0);
-               product.in_features = weight.in_features();
                product.columns = std::min(kPanelWidth, weight.out_features() - column);
-               product.accumulate = accumulate;
                if (packed) {
                  product.panel = weight.storage().raw() + panel * bytes;
                } else {
@@ -62,7 +70,11 @@ void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, cons
                      0, 1);
                  product.panel = own;
                }
-               if (!simd::multiply_bf16_row(product)) simd::multiply_panel(product);
+               if (integers) {
+                 simd::multiply_integer_rows(product, integers.get()->data());
+               } else {
+                 simd::multiply_panel(product);
+               }
              });
 }
 

@@ -87,4 +87,26 @@ QuantizedMatrix quantize(const Values& weight, std::int64_t out_features, std::i
   return result;
 }
 
+Values integer_rounding(const Values& x, std::int64_t in_features) {
+  constexpr std::int64_t kGroup = 32;
+  const auto size = static_cast<std::int64_t>(x.size());
+  const auto magnitude = [&](std::int64_t i) { return std::abs(x[static_cast<std::size_t>(i)]); };
+  Values rounding(x.size(), 0.0);
+  for (std::int64_t row = 0; row < size; row += in_features) {
+    for (std::int64_t begin = row; begin < row + in_features; begin += kGroup) {
+      const std::int64_t end = std::min(begin + kGroup, row + in_features);
+      double largest = 0.0;
+      for (std::int64_t i = begin; i < end; ++i) largest = std::max(largest, magnitude(i));
+      if (largest == 0.0) continue;
+      const double all_bits = std::ldexp(255.0, std::ilogb(largest) - 7);
+      for (std::int64_t i = begin; i < end; ++i) {
+        if (magnitude(i) < largest / 128.0 || magnitude(i) == all_bits) {
+          rounding[static_cast<std::size_t>(i)] = std::ldexp(largest, -15);
+        }
+      }
+    }
+  }
+  return rounding;
+}
+
 }  // namespace portolan::reference

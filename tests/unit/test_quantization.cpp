@@ -109,6 +109,63 @@ TEST_P(Quantized, WhatIsNotFiniteShowsInItsOutputAlone) {
   }
 }
 
+/// x is bf16, whose magnitudes differ by 2^60 from group to group and by up to 2^`spread` within
+/// one. Kernels may round inputs to multiples of 2^-15 of the largest of their group.
+void expect_products_of_any_magnitude(const Weight& weight, const Values& weight_values,
+                                      std::int64_t count, int spread) {
+  Generator generator(9);
+  const TestMatrix x = constant_matrix(0.0, count, kIn, DType::bf16, weight.device(), false);
+  for (std::int64_t i = 0; i < count * kIn; ++i) {
+    const std::int64_t group = i % kIn / kQuantizedGroup;
+    const int of_group = static_cast<int>(group % 7) * 10 - 30;
+    const int within = spread == 0 ? 0 : static_cast<int>(i * 5 % spread);
+    const double magnitude = 0.5 + 0.49 * std::abs(generator.symmetric());
+    const double sign = generator.symmetric() < 0.0 ? -1.0 : 1.0;
+    x.whole.data<BFloat16>()[i] =
+        from_float<BFloat16>(static_cast<float>(std::ldexp(sign * magnitude, of_group - within)));
+  }
+  const TestMatrix out = constant_matrix(0.0, count, kOut, DType::f32, weight.device(), false);
+  ops::matmul(x.view, weight, out.view);
+  const Values found = out.values();
+  const reference::Sums expected =
+      reference::matmul(x.values(), weight_values, count, kIn, kOut, {});
+  const reference::Sums allowed = reference::matmul(reference::integer_rounding(x.values(), kIn),
+                                                    weight_values, count, kIn, kOut, {});
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    ASSERT_NEAR(found[i], expected.values[i], allowed.magnitudes[i] + 4e-7 * expected.magnitudes[i])
+        << "output " << i << " of " << count << " rows, spread " << spread;
+  }
+}
+
+TEST_P(Quantized, InputsOfAnyMagnitudeAreMultiplied) {
+  Generator generator(10);
+  const TestMatrix rows = random_matrix(generator, kOut, kIn, DType::f32, device(), false);
+  const Weight weight = quantize(rows.view, quantization());
+  const Values values =
+      reference::quantize(rows.values(), kOut, kIn, bits_of(quantization())).values;
+  for (const std::int64_t count : {1, 3, 7, 12}) {
+    expect_products_of_any_magnitude(weight, values, count, 0);
+    expect_products_of_any_magnitude(weight, values, count, 40);
+  }
+}
+
+TEST_P(Quantized, InputsThatAreNotFiniteShowInTheirRow) {
+  Generator generator(11);
+  const TestMatrix rows = random_matrix(generator, 70, 100, DType::f32, device(), false);
+  const Weight weight = quantize(rows.view, quantization());
+  for (const float bad :
+       {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const TestMatrix x = constant_matrix(1.0, 3, 100, DType::bf16, device(), false);
+    x.whole.data<BFloat16>()[100 + 99] = from_float<BFloat16>(bad);
+    const TestMatrix out = constant_matrix(0.0, 3, 70, DType::bf16, device(), false);
+    ops::matmul(x.view, weight, out.view);
+    const Values found = out.values();
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      EXPECT_EQ(std::isfinite(found[i]), i / 70 != 1) << i;
+    }
+  }
+}
+
 TEST_P(Quantized, TakesTheBytesThatTheHeaderSays) {
   const Weight weight = Weight::quantized(4096, 4096, quantization(), device());
   const double bits = 8.0 * static_cast<double>(weight.bytes()) / (4096.0 * 4096.0);

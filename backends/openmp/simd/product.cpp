@@ -10,6 +10,7 @@
 #include "backends/openmp/simd/convert-inl.hpp"
 #include "backends/openmp/simd/integer_panel-inl.hpp"
 #include "backends/openmp/simd/kernels.hpp"
+#include "backends/openmp/simd/panel_parts.hpp"
 #include "backends/portable/dispatch.hpp"
 #include "core/weight.hpp"
 
@@ -44,13 +45,6 @@ struct BFloat16Panel {
   }
 };
 
-/// Where one panel's parts begin; what it has not got is null.
-struct PanelParts {
-  const std::uint32_t* words = nullptr;
-  const std::uint8_t* factors = nullptr;
-  const float* scales = nullptr;
-};
-
 /// Sums of so many rows and as many vectors of columns as registers are for.
 template <int kRows>
 using Sums = TileVector[kRows][kRegisterColumns];
@@ -73,10 +67,6 @@ HWY_INLINE void multiply_words(const float* x, std::int64_t x_stride, const Tile
     multiply_words<Panel, kInput + 1, kRows>(x, x_stride, words, total);
   }
 }
-
-/// How far ahead of its use a panel is asked for: integers take so many instructions a byte that
-/// the processor by itself does not look far enough.
-constexpr std::int64_t kPrefetchWords = 1024;
 
 HWY_INLINE void prefetch_row(const std::uint32_t* words) {
   constexpr std::int64_t kLineWords = 16;
@@ -190,17 +180,6 @@ void store_sums(const float* sums, const float* scales, std::int64_t columns, bo
     if (accumulate) value = hn::Add(load_first(out + i, rest), value);
     store_first(value, out + i, rest);
   }
-}
-
-PanelParts parts_of(const PanelProduct& arguments) {
-  if (arguments.quantization == Quantization::none) {
-    return {.words = static_cast<const std::uint32_t*>(arguments.panel)};
-  }
-  const QuantizedPanel place(arguments.in_features, arguments.quantization);
-  const auto* const panel = static_cast<const std::byte*>(arguments.panel);
-  return {.words = reinterpret_cast<const std::uint32_t*>(panel + place.words),
-          .factors = reinterpret_cast<const std::uint8_t*>(panel + place.factors),
-          .scales = reinterpret_cast<const float*>(panel)};
 }
 
 template <class Panel, class X>
