@@ -5,6 +5,7 @@
 
 #include "core/backend.hpp"
 #include "core/error.hpp"
+#include "core/shape_format.hpp"
 
 namespace portolan {
 namespace {

@@ -2,6 +2,7 @@
 #include "attention/selection.hpp"
 
 #include "core/error.hpp"
+#include "core/shape_format.hpp"
 
 namespace portolan {
 namespace {

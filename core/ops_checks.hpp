@@ -3,6 +3,7 @@
 
 #include "core/backend.hpp"
 #include "core/error.hpp"
+#include "core/shape_format.hpp"
 #include "core/tensor.hpp"
 
 /// Checks that the functions of core/ops.hpp share. Each throws UsageError naming the rule and what

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fmt/format.h>
-
 #include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <span>
 #include <string>
-#include <string_view>
 
 namespace portolan {
 
@@ -42,11 +39,3 @@ class Shape {
 };
 
 }  // namespace portolan
-
-/// As to_string. `require(..., tensor.shape())` makes text of a shape only when it throws.
-template <>
-struct fmt::formatter<portolan::Shape> : fmt::formatter<std::string_view> {
-  auto format(const portolan::Shape& shape, fmt::format_context& context) const {
-    return fmt::formatter<std::string_view>::format(shape.to_string(), context);
-  }
-};

@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "core/ops.hpp"
+#include "core/shape_format.hpp"
 
 namespace portolan {
 

@@ -11,6 +11,7 @@
 
 #include "core/error.hpp"
 #include "core/json_file.hpp"
+#include "core/shape_format.hpp"
 #include "core/weight.hpp"
 
 namespace portolan {

@@ -5,6 +5,7 @@
 
 #include "backends/cuda/cuda_status.hpp"
 #include "core/error.hpp"
+#include "core/shape_format.hpp"
 
 namespace portolan {
 namespace {

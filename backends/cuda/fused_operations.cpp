@@ -5,6 +5,7 @@
 #include "backends/cuda/elementwise_kernels.hpp"
 #include "backends/cuda/norm_kernels.hpp"
 #include "backends/cuda/vector_layout.hpp"
+#include "core/shape_format.hpp"
 
 namespace portolan::cuda {
 namespace {

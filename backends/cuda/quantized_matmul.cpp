@@ -7,6 +7,7 @@
 #include "backends/cuda/quantized_kernels.hpp"
 #include "backends/cuda/vector_layout.hpp"
 #include "core/error.hpp"
+#include "core/shape_format.hpp"
 
 namespace portolan::cuda {
 namespace {
