@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "backends/openmp/blocks.hpp"
 #include "backends/openmp/simd/integer_rows.hpp"
@@ -11,6 +12,26 @@
 #include "core/error.hpp"
 
 namespace portolan::openmp {
+namespace {
+
+/// The product's rows as integers, or null if it is no product for them.
+BlockReference integers_of(const Kokkos::OpenMP& space, CachingAllocator& allocator,
+                           const simd::PanelProduct& product) {
+  if (!simd::has_integer_rows(product.x_dtype, product.quantization, product.rows)) return {};
+  constexpr std::int64_t kRowsAtOnce = 8;
+  BlockReference integers =
+      allocator.allocate(simd::integer_row_bytes(product.rows, product.in_features));
+  std::atomic<bool> finite = true;
+  for_blocks(space, "Portolan::Matmul::integers", product.rows, kRowsAtOnce,
+             [&](std::int64_t begin, std::int64_t end) {
+               if (!simd::make_integer_rows(product, begin, end, integers.get()->data())) {
+                 finite = false;
+               }
+             });
+  return finite ? integers : BlockReference();
+}
+
+}  // namespace
 
 void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, const Tensor& x,
                   const Weight& weight, const Tensor& out, bool accumulate) {
@@ -42,11 +63,7 @@ void panel_matmul(const Kokkos::OpenMP& space, CachingAllocator& allocator, cons
   whole.in_features = weight.in_features();
   whole.accumulate = accumulate;
 
-  BlockReference integers;  // of x
-  if (simd::has_integer_rows(x.dtype(), weight.quantization(), x.dim(0))) {
-    integers = allocator.allocate(simd::integer_row_bytes(x.dim(0), weight.in_features()));
-    if (!simd::make_integer_rows(whole, integers.get()->data())) integers = {};
-  }
+  const BlockReference integers = integers_of(space, allocator, whole);
 
   for_blocks(space, "Portolan::Matmul::panels", panel_count(weight.out_features()), 1,
              [&](std::int64_t panel, std::int64_t /*end*/) {

@@ -5,6 +5,7 @@
 
 #include "backends/openmp/blocks.hpp"
 #include "backends/openmp/panel_matmul.hpp"
+#include "backends/openmp/simd/integer_rows.hpp"
 #include "backends/openmp/simd/kernels.hpp"
 
 namespace portolan::openmp {
@@ -109,7 +110,8 @@ class WidenedProduct {
 void quantized_matmul(const ProductContext& context, const Tensor& x, const Weight& weight,
                       const Tensor& out, bool accumulate) {
   const DType dtype = context.onednn.has_fast_panels(x.dtype()) ? x.dtype() : DType::f32;
-  if (x.dim(0) <= kStreamedRows || !context.onednn.has_fast_panels(dtype)) {
+  if (x.dim(0) <= kStreamedRows || !context.onednn.has_fast_panels(dtype) ||
+      simd::has_integer_rows(x.dtype(), weight.quantization(), x.dim(0))) {
     panel_matmul(context.space, context.backend.allocator(), x, weight, out, accumulate);
     return;
   }

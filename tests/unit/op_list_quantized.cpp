@@ -70,6 +70,7 @@ std::vector<OpCase> quantized_cases() {
     sizes.push_back({2, 77, 100, strided});
     sizes.push_back({5, 515, 193, strided});
     sizes.push_back({12, 530, 70, strided});
+    sizes.push_back({64, 100, 70, strided});
     sizes.push_back({1, 1100, 70, strided});  // more inputs than are quantized at a time
     sizes.push_back({16, 300, 333, strided});
     sizes.push_back({33, 96, 130, strided});
@@ -77,8 +78,8 @@ std::vector<OpCase> quantized_cases() {
     sizes.push_back({530, 40, 66, strided});   // more rows than have their sums in scratch
     sizes.push_back({17, 48, 1100, strided});  // more panels than are widened at a time
   }
-  const std::vector<OpSize> large = {
-      {1, 4096, 4096}, {1, 4096, 11008}, {12, 4096, 4096}, {16, 4096, 4096}, {512, 4096, 4096}};
+  const std::vector<OpSize> large = {{1, 4096, 4096},  {1, 4096, 11008}, {4, 4096, 4096},
+                                     {16, 4096, 4096}, {64, 4096, 4096}, {512, 4096, 4096}};
   std::vector<OpCase> cases;
   for (const Quantization quantization : {Quantization::int8, Quantization::int4}) {
     const auto add = [&](const std::string& suffix, bool accumulate, bool f32_out,

@@ -258,11 +258,12 @@ constexpr std::int64_t kRegisterRows = 4;
 constexpr std::int64_t kGroupsAtOnce = 16;
 
 template <Quantization kForm>
-bool make_rows(const PanelProduct& product, std::byte* integers) {
+bool make_rows(const PanelProduct& product, std::int64_t begin, std::int64_t end,
+               std::byte* integers) {
   const IntegerRows rows(integers, product.rows, product.in_features);
   auto* const groups = reinterpret_cast<IntegerGroup*>(integers);
   auto* const numbers = reinterpret_cast<GroupNumbers*>(groups + product.rows * rows.of_row);
-  for (std::int64_t row = 0; row < product.rows; ++row) {
+  for (std::int64_t row = begin; row < end; ++row) {
     const auto* const x = static_cast<const BFloat16*>(product.x) + row * product.x_stride;
     for (std::int64_t group = 0; group < rows.of_row; ++group) {
       const std::int64_t first = group * kQuantizedGroup;
@@ -315,10 +316,11 @@ std::size_t integer_row_bytes(std::int64_t rows, std::int64_t in_features) {
          (sizeof(IntegerGroup) + sizeof(GroupNumbers));
 }
 
-bool make_integer_rows(const PanelProduct& product, std::byte* integers) {
+bool make_integer_rows(const PanelProduct& product, std::int64_t begin, std::int64_t end,
+                       std::byte* integers) {
   return product.quantization == Quantization::int4
-             ? make_rows<Quantization::int4>(product, integers)
-             : make_rows<Quantization::int8>(product, integers);
+             ? make_rows<Quantization::int4>(product, begin, end, integers)
+             : make_rows<Quantization::int8>(product, begin, end, integers);
 }
 
 void multiply_integer_rows(const PanelProduct& product, const std::byte* integers) {
@@ -342,7 +344,9 @@ void multiply_integer_rows(const PanelProduct& product, const std::byte* integer
 #else
 bool has_integer_rows(DType, Quantization, std::int64_t) { return false; }
 std::size_t integer_row_bytes(std::int64_t, std::int64_t) { return 0; }
-bool make_integer_rows(const PanelProduct&, std::byte*) { return false; }
+bool make_integer_rows(const PanelProduct&, std::int64_t, std::int64_t, std::byte*) {
+  return false;
+}
 void multiply_integer_rows(const PanelProduct&, const std::byte*) {}
 #endif
 
