@@ -307,8 +307,10 @@ void multiply(const PanelProduct& product, const IntegerRows& rows, float* sums)
 bool has_integer_rows(DType x_dtype, Quantization quantization, std::int64_t rows) {
   static const bool has_byte_products =
       __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("avx512bw") != 0;
+  // One row by int8 keeps up with memory in floats, too, and reads it more evenly then.
+  const std::int64_t least = quantization == Quantization::int8 ? 2 : 1;
   return has_byte_products && x_dtype == DType::bf16 && quantization != Quantization::none &&
-         rows <= kMostIntegerRows;
+         rows >= least && rows <= kMostIntegerRows;
 }
 
 std::size_t integer_row_bytes(std::int64_t rows, std::int64_t in_features) {
@@ -324,7 +326,8 @@ bool make_integer_rows(const PanelProduct& product, std::int64_t begin, std::int
 }
 
 void multiply_integer_rows(const PanelProduct& product, const std::byte* integers) {
-  alignas(64) float sums[kMostIntegerRows * kPanelWidth] = {};
+  alignas(64) float sums[kMostIntegerRows * kPanelWidth];
+  std::fill_n(sums, product.rows * kPanelWidth, 0.0F);
   const IntegerRows rows(integers, product.rows, product.in_features);
   if (product.quantization == Quantization::int4) {
     multiply<Quantization::int4>(product, rows, sums);
