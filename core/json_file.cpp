@@ -173,7 +173,7 @@ json parse_json(std::string_view text, const std::string& source, const JsonLimi
 }
 
 json read_json_file(const std::filesystem::path& path, const JsonLimits& limits) {
-  return parse_json(read_text_file(path, limits.bytes), printable(path.native(), 4096), limits);
+  return parse_json(read_text_file(path, limits.bytes), printable_path(path), limits);
 }
 
 std::string describe(const json& value) {

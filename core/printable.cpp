@@ -66,4 +66,9 @@ std::string printable(std::string_view text, std::size_t limit) {
   return result;
 }
 
+std::string printable_path(const std::filesystem::path& path) {
+  constexpr std::size_t kLongestPath = 4096;  // PATH_MAX of Linux
+  return printable(path.native(), kLongestPath);
+}
+
 }  // namespace portolan

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -11,6 +12,9 @@ namespace portolan {
 /// control characters and bytes that are not UTF-8 become \xNN, and what exceeds `limit` bytes is
 /// cut off and marked by "...". Other text, non-ASCII included, stays as it is.
 [[nodiscard]] std::string printable(std::string_view text, std::size_t limit = 160);
+
+/// The same of a path, up to the longest that the system takes.
+[[nodiscard]] std::string printable_path(const std::filesystem::path& path);
 
 /// Length in bytes of the UTF-8 character at the start of `text`, by the Unicode standard's table
 /// of well-formed byte sequences (no overlong forms, no surrogates); 0 where none starts there.

@@ -33,7 +33,7 @@ std::string json_string(std::string_view text, const std::string& file) {
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
                                      std::vector<SafetensorsTensor> tensors,
                                      const std::map<std::string, std::string>& metadata)
-    : path_(path), name_(printable(path.native(), 4096)) {
+    : path_(path), name_(printable_path(path)) {
   std::sort(tensors.begin(), tensors.end(),
             [](const SafetensorsTensor& a, const SafetensorsTensor& b) {
               const std::size_t a_size = size_of(a.dtype);

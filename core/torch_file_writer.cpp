@@ -115,7 +115,7 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 
 TorchFileWriter::TorchFileWriter(const std::filesystem::path& path,
                                  const std::vector<TensorDescription>& tensors)
-    : archive_(path), name_(printable(path.native(), 4096)), folder_(path.stem().string() + "/") {
+    : archive_(path), name_(printable_path(path)), folder_(path.stem().string() + "/") {
   for (const TensorDescription& tensor : tensors) sizes_.push_back(tensor.checked_size(name_));
   const PickleText pickle = describe_tensors(tensors);
   archive_.begin(folder_ + "data.pkl");

@@ -21,8 +21,6 @@ namespace {
 constexpr std::uint64_t kMaximumEntries = std::uint64_t{1} << 20;
 constexpr std::uint16_t kMaximumNameBytes = 4096;
 
-std::string path_text(const std::filesystem::path& path) { return printable(path.native(), 4096); }
-
 }  // namespace
 
 // --- reading -------------------------------------------------------------------------------------
@@ -35,7 +33,7 @@ struct ZipArchive::Handle {
   unzFile file;
 };
 
-ZipArchive::ZipArchive(const std::filesystem::path& path) : name_(path_text(path)) {
+ZipArchive::ZipArchive(const std::filesystem::path& path) : name_(printable_path(path)) {
   // Refuses pipes and folders, at which the library would wait or stumble.
   const std::uint64_t file_size = InputFile(path).size();
   const auto fail = [this](const std::string& message) -> void {
@@ -120,7 +118,7 @@ std::vector<std::byte> ZipArchive::read(std::string_view name, std::uint64_t max
 // --- writing -------------------------------------------------------------------------------------
 
 ZipWriter::ZipWriter(const std::filesystem::path& path)
-    : name_(path_text(path)), file_(zipOpen64(path.c_str(), APPEND_STATUS_CREATE)) {
+    : name_(printable_path(path)), file_(zipOpen64(path.c_str(), APPEND_STATUS_CREATE)) {
   if (file_ == nullptr) {
     throw Error(
         fmt::format("{}: cannot create: {}", name_, std::generic_category().message(errno)));

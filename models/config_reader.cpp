@@ -73,8 +73,7 @@ ModelConfig parse_model_config(std::string_view text, const std::string& source)
 }
 
 ModelConfig read_model_config(const std::filesystem::path& path) {
-  return parse_model_config(read_text_file(path, JsonLimits{}.bytes),
-                            printable(path.native(), 4096));
+  return parse_model_config(read_text_file(path, JsonLimits{}.bytes), printable_path(path));
 }
 
 }  // namespace portolan

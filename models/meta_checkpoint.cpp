@@ -40,7 +40,7 @@ MetaCheckpoint::MetaCheckpoint(const fs::path& folder)
     const std::string name = meta_shard_name(static_cast<int>(i));
     if (!names.contains(name)) {
       throw InputError(fmt::format("{}: expected {}, found {} files consolidated.*.pth without it",
-                                   printable(folder.native(), 4096), name, names.size()));
+                                   printable_path(folder), name, names.size()));
     }
     shards_.push_back(std::make_unique<TorchFile>(folder / name));
   }

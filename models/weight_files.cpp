@@ -20,8 +20,6 @@ constexpr std::array<const char*, 2> kWeightsNames{"model.safetensors", "pytorch
 /// The largest published models' indexes have a few MB.
 constexpr std::size_t kMaximumIndexBytes = std::size_t{64} << 20;
 
-std::string path_text(const fs::path& path) { return printable(path.native(), 4096); }
-
 bool is_plain_file_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." &&
          name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
@@ -31,7 +29,7 @@ bool is_plain_file_name(std::string_view name) {
 
 CheckpointIndex read_checkpoint_index(const fs::path& path) {
   const nlohmann::json document = read_json_file(path, {.bytes = kMaximumIndexBytes});
-  const JsonObject index(document, path_text(path));
+  const JsonObject index(document, printable_path(path));
   const JsonObject map = index.object("weight_map");
   if (map.members().empty()) index.refuse("weight_map", "expected tensors, found an empty object");
   std::map<std::string, std::size_t, std::less<>> positions;
@@ -73,7 +71,7 @@ std::vector<std::unique_ptr<TensorFile>> open_indexed_files(const fs::path& path
     throw InputError(fmt::format(
         "{}: field 'weight_map.{}': expected the file that holds the tensor, found \"{}\", which "
         "does not",
-        path_text(path), printable(tensor), printable(index.files[position])));
+        printable_path(path), printable(tensor), printable(index.files[position])));
   }
   return files;
 }
@@ -84,7 +82,7 @@ WeightFiles::WeightFiles(const fs::path& folder) {
     const fs::path weights = folder / name;
     const fs::path index_path = folder / (std::string(name) + ".index.json");
     if (fs::exists(weights, error)) {
-      source_ = path_text(weights);
+      source_ = printable_path(weights);
       files_.push_back(open_tensor_file(weights));
       for (const TensorEntry& tensor : files_.front()->entries()) {
         tensors_.emplace(tensor.name, Location{files_.front().get(), &tensor});
@@ -92,7 +90,7 @@ WeightFiles::WeightFiles(const fs::path& folder) {
       return;
     }
     if (fs::exists(index_path, error)) {
-      source_ = path_text(index_path);
+      source_ = printable_path(index_path);
       indexed_ = true;
       const CheckpointIndex index = read_checkpoint_index(index_path);
       files_ = open_indexed_files(index_path, index);
@@ -104,7 +102,7 @@ WeightFiles::WeightFiles(const fs::path& folder) {
     }
   }
   throw InputError(fmt::format("{}: expected {}, {} or an index of one of them, found none",
-                               path_text(folder), kWeightsNames[0], kWeightsNames[1]));
+                               printable_path(folder), kWeightsNames[0], kWeightsNames[1]));
 }
 
 WeightFiles::Location WeightFiles::find(std::string_view tensor) const {
