@@ -326,45 +326,6 @@ Tensor cached_self_attention(const Tensor& x, const SelfAttention& attention,
   return result.out.view({q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
 }
 
-SequenceSharding::SequenceSharding(std::int64_t sequence_length, int ranks)
-    : chunks_(Partition::even(sequence_length, 2 * ranks)) {}
-
-SequenceSharding SequenceSharding::replicated(std::int64_t sequence_length, int ranks) {
-  SequenceSharding sharding(sequence_length, ranks);
-  sharding.replicated_ = true;
-  return sharding;
-}
-
-std::vector<TokenRun> SequenceSharding::runs(int rank) const {
-  if (replicated_) return {{.position = 0, .length = sequence_length()}};
-  const int mirrored = chunks_.parts() - 1 - rank;
-  std::vector<TokenRun> runs;
-  for (const int chunk : {rank, mirrored}) {
-    if (chunks_.share(chunk) == 0) continue;
-    if (!runs.empty() && runs.back().position + runs.back().length == chunks_.offset(chunk)) {
-      runs.back().length += chunks_.share(chunk);
-    } else {
-      runs.push_back({chunks_.offset(chunk), chunks_.share(chunk)});
-    }
-  }
-  return runs;
-}
-
-std::int64_t SequenceSharding::local_tokens(int rank) const {
-  if (replicated_) return sequence_length();
-  return chunks_.share(rank) + chunks_.share(chunks_.parts() - 1 - rank);
-}
-
-std::int64_t SequenceSharding::largest_local_tokens() const {
-  std::int64_t largest = 0;
-  for (int rank = 0; rank < ranks(); ++rank) largest = std::max(largest, local_tokens(rank));
-  return largest;
-}
-
-KeyRange SequenceSharding::rows_within(int rank, const KeyRange& tokens) const {
-  return portolan::rows_within(runs(rank), tokens);
-}
-
 std::vector<HeadGroup> head_groups(std::int64_t first_head, std::int64_t heads,
                                    std::int64_t group_size) {
   const std::int64_t first_kv = first_head / group_size;

@@ -120,14 +120,4 @@ void KeyValueCache::select(std::span<const std::int64_t> entries) {
   extents_.batch = batch;
 }
 
-KeyRange rows_within(std::span<const TokenRun> runs, const KeyRange& tokens) {
-  KeyRange rows;
-  for (const TokenRun& run : runs) {
-    // Tokens of the run in front of the range, and in front of its end.
-    rows.begin += std::clamp<std::int64_t>(tokens.begin - run.position, 0, run.length);
-    rows.end += std::clamp<std::int64_t>(tokens.end - run.position, 0, run.length);
-  }
-  return rows;
-}
-
 }  // namespace portolan

@@ -85,8 +85,4 @@ class KeyValueCache {
   std::vector<Piece> pieces_;  ///< of the last extend()
 };
 
-/// The rows of a rank that holds `runs`, in this order, whose tokens lie in [tokens.begin,
-/// tokens.end): neighbours if runs ascend.
-[[nodiscard]] KeyRange rows_within(std::span<const TokenRun> runs, const KeyRange& tokens);
-
 }  // namespace portolan
