@@ -120,7 +120,6 @@ class DeviceRotation final : public RingRotation {
 
 }  // namespace
 
-/// Counts one call, and its time until the end of the scope.
 /// Counts one call and the time inside, which is at least that of an emulated link.
 class CallTimer {
  public:

@@ -9,11 +9,10 @@
 /// Small facts of every rank, for records: not for hot paths. No backend is needed.
 namespace portolan {
 
-/// Every rank's value, in rank order, on every rank. Exact for whole numbers below 2^48; other
-/// numbers keep 48 bits. Collective.
+/// Every rank's value to the bit, in rank order, on every rank. Collective.
 [[nodiscard]] std::vector<double> gather_values(Communicator& communicator, double value);
 
-/// The largest of the ranks' values, on every rank. As exact. Collective.
+/// The largest of the ranks' values, on every rank. Collective.
 [[nodiscard]] double largest_value(Communicator& communicator, double value);
 
 /// Every rank's text, in rank order, on every rank. Collective.
