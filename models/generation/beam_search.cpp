@@ -22,10 +22,7 @@ struct Extension {
 
 /// log(softmax(logits)), in place.
 void to_log_probabilities(std::span<float> logits) {
-  const double largest = *std::ranges::max_element(logits);
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - largest);
-  const double log_sum = largest + std::log(sum);
+  const double log_sum = log_sum_exp(logits);
   for (float& logit : logits) logit = static_cast<float>(logit - log_sum);
 }
 
@@ -97,6 +94,8 @@ class Ended {
 GeneratedSequence beam_search(SequenceScorer& scorer, const TokenIds& prompt,
                               const GenerationOptions& options) {
   require(options.beams > 0, "beams must be 1 or more, found {}", options.beams);
+  require(std::isfinite(options.length_penalty), "the length penalty must be finite, found {}",
+          options.length_penalty);
   if (options.max_new_tokens == 0) return {};
   const auto width = static_cast<std::size_t>(options.beams);
   Ended ended(width, options.length_penalty);

@@ -20,6 +20,20 @@ double uniform(std::uint64_t seed, std::int64_t sequence, std::int64_t step) {
   return static_cast<double>(bits & ((std::uint64_t{1} << 53) - 1)) * 0x1p-53;
 }
 
+/// The place of the largest, the first of equals.
+std::size_t find_largest(std::span<const float> logits) {
+  std::size_t largest = 0;
+  bool are_numbers = true;
+  for (std::size_t id = 0; id < logits.size(); ++id) {
+    are_numbers = are_numbers && !std::isnan(logits[id]);
+    if (logits[id] > logits[largest]) largest = id;
+  }
+  if (logits.empty() || !are_numbers || !std::isfinite(logits[largest])) {
+    throw Error("the model's logits are not finite numbers: no token can be chosen");
+  }
+  return largest;
+}
+
 /// Keeps the first `count` and makes their probabilities add up to 1 again.
 void keep_first(std::vector<TokenProbability>& tokens, std::size_t count) {
   tokens.resize(std::max<std::size_t>(1, std::min(count, tokens.size())));
@@ -53,7 +67,7 @@ void penalize_repetition(std::span<float> logits, std::span<const std::int32_t> 
 
 std::vector<TokenProbability> token_distribution(std::span<const float> logits,
                                                  const SamplingOptions& options) {
-  const double largest = *std::ranges::max_element(logits);
+  const double largest = logits[find_largest(logits)];
   std::vector<TokenProbability> tokens(logits.size());
   double sum = 0.0;
   for (std::size_t id = 0; id < logits.size(); ++id) {
@@ -93,14 +107,18 @@ std::vector<TokenProbability> token_distribution(std::span<const float> logits,
 }
 
 std::int32_t likeliest_token(std::span<const float> logits) {
-  return static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
+  return static_cast<std::int32_t>(find_largest(logits));
+}
+
+double log_sum_exp(std::span<const float> logits) {
+  const double largest = logits[find_largest(logits)];
+  double sum = 0.0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  return largest + std::log(sum);
 }
 
 double log_probability(std::span<const float> logits, std::int32_t id) {
-  const double largest = *std::ranges::max_element(logits);
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - largest);
-  return logits[static_cast<std::size_t>(id)] - largest - std::log(sum);
+  return logits[static_cast<std::size_t>(id)] - log_sum_exp(logits);
 }
 
 std::int32_t choose_token(std::span<float> logits, std::span<const std::int32_t> seen,

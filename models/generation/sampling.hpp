@@ -29,6 +29,10 @@ struct SamplingOptions {
   void check() const;
 };
 
+// Logits may be -infinity, which excludes a token. All functions below that read logits throw Error
+// if one is not a number, or the largest is not finite: damaged weights, or a dtype that is too
+// narrow for the model, leave nothing to choose from.
+
 /// A token that a sampler may choose, and its probability among these.
 struct TokenProbability {
   std::int32_t id = 0;
@@ -47,6 +51,8 @@ void penalize_repetition(std::span<float> logits, std::span<const std::int32_t> 
 /// The likeliest token, the first of equals.
 [[nodiscard]] std::int32_t likeliest_token(std::span<const float> logits);
 
+/// log(sum of exp(logits)), in f64.
+[[nodiscard]] double log_sum_exp(std::span<const float> logits);
 /// log(softmax(logits)) at `id`, in f64.
 [[nodiscard]] double log_probability(std::span<const float> logits, std::int32_t id);
 

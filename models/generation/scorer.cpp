@@ -46,6 +46,7 @@ class CachedScorer final : public SequenceScorer {
   NextTokenLogits start(std::span<const TokenIds> prompts) override {
     const Padded batch = padded(prompts);
     real_tokens_ = batch.real_tokens;
+    cache_.reset();  // its memory serves the next
     cache_.emplace(model_.make_cache(std::ssize(prompts), longest_));
     return pass(batch.ids);
   }

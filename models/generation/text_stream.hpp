@@ -10,7 +10,8 @@
 
 namespace portolan {
 
-/// Finds the first of several strings in a text that arrives in pieces.
+/// Finds the first of several strings in a text that arrives in pieces: the one that ends first,
+/// and of those the longest, so that it does not depend on the pieces.
 class StopSearch {
  public:
   /// Empty strings are ignored.

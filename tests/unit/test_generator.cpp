@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <vector>
 
+#include "core/error.hpp"
 #include "core/random.hpp"
 #include "models/generation/generator.hpp"
 
@@ -145,6 +147,15 @@ TEST(BeamSearch, OneBeamIsGreedyUntilItsEnd) {
   for (const std::int32_t end : {0, 1, 2}) {
     EXPECT_EQ(beam_search(scorer, {4}, {.max_new_tokens = 8, .end_ids = {end}}).ids,
               greedy({4}, 8, end));
+  }
+}
+
+TEST(BeamSearch, RefusesScoresThatCannotBeCompared) {
+  EnumerableScorer scorer;
+  for (const double penalty : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    EXPECT_THROW(static_cast<void>(beam_search(
+                     scorer, {1}, {.max_new_tokens = 2, .beams = 2, .length_penalty = penalty})),
+                 UsageError);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <map>
 #include <vector>
 
@@ -104,6 +105,24 @@ TEST(Sampling, GreedyTakesTheFirstOfEquals) {
 
 TEST(Sampling, LogProbabilitiesAreThoseOfTheSoftmax) {
   EXPECT_NEAR(log_probability(four_tokens(), 3), std::log(0.2), 1e-6);
+}
+
+TEST(Sampling, LogitsThatAreNoNumbersAreAnErrorAndExcludedTokensAreNot) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::vector<float>& logits :
+       {std::vector<float>{1.0F, nan, 3.0F}, {nan, nan}, {1.0F, kInfinity}, {-kInfinity}, {}}) {
+    for (const double temperature : {0.0, 1.0}) {
+      std::vector<float> own = logits;
+      EXPECT_THROW(static_cast<void>(choose_token(own, {}, {.temperature = temperature}, 0, 0)),
+                   Error);
+    }
+    EXPECT_THROW(static_cast<void>(log_sum_exp(logits)), Error);
+  }
+  std::vector<float> some = {-kInfinity, 1.0F, -kInfinity};
+  EXPECT_EQ(choose_token(some, {}, {}, 0, 0), 1);
+  EXPECT_EQ(choose_token(some, {}, {.temperature = 1e-300}, 0, 0), 1);
+  EXPECT_EQ(log_probability(some, 1), 0.0);
 }
 
 TEST(Sampling, OptionsOutOfRangeAreErrors) {

@@ -38,6 +38,14 @@ TEST(StopSearch, EndsBeforeTheFirstStopHoweverTheTextArrives) {
   }
 }
 
+TEST(StopSearch, OfStopsThatOverlapFindsTheOneThatEndsFirst) {
+  const std::string text = "xabcd";
+  for (std::size_t size = 1; size <= text.size(); ++size) {
+    EXPECT_EQ(shown(text, {"abcd", "bc"}, size), std::pair(std::string("xa"), true));
+    EXPECT_EQ(shown(text, {"bc", "abc"}, size), std::pair(std::string("x"), true));
+  }
+}
+
 TEST(StopSearch, ShowsWhatCannotBeginAStopAtOnce) {
   StopSearch search({"xyz"});
   EXPECT_EQ(search.push("abx"), "ab");
