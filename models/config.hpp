@@ -58,6 +58,8 @@ struct CommonConfig {
   std::string dtype_name;
   /// The same where the engine has such an element type.
   std::optional<DType> dtype;
+  /// What quantization_config says the weights were quantized by; empty: it is not there.
+  std::string quantization_method;
   std::optional<std::int64_t> bos_token_id;
   /// Generation ends at any of these.
   std::vector<std::int64_t> eos_token_ids;
@@ -65,13 +67,16 @@ struct CommonConfig {
   bool operator==(const CommonConfig&) const = default;
 };
 
-/// LLaMA 1 to 3 and Mistral: RMSNorm, rotary embedding, grouped-query attention, SwiGLU, no biases.
+/// LLaMA 1 to 3 and Mistral: RMSNorm, rotary embedding, grouped-query attention, SwiGLU.
 struct LlamaConfig : CommonConfig {
   double rms_norm_epsilon = 1e-6;
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;
   /// A token sees itself and the sliding_window - 1 tokens before it.
   std::optional<std::int64_t> sliding_window;
+  /// Whether the four products of attention, and the three of the MLP, have biases.
+  bool attention_bias = false;
+  bool mlp_bias = false;
 
   bool operator==(const LlamaConfig&) const = default;
 };

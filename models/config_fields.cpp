@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "core/error.hpp"
 
@@ -45,6 +46,14 @@ void read_dtype(const JsonObject& config, CommonConfig& common) {
     common.dtype_name = name;
     common.dtype = known->dtype;
   }
+}
+
+void read_quantization(const JsonObject& config, CommonConfig& common) {
+  if (!config.has("quantization_config")) return;
+  const JsonObject quantization = config.object("quantization_config");
+  common.quantization_method = quantization.has("quant_method")
+                                   ? quantization.text("quant_method")
+                                   : std::string("a method without a name");
 }
 
 }  // namespace
@@ -90,10 +99,20 @@ void require_off(const JsonObject& config, std::string_view name) {
 
 GeluKind read_gelu(const JsonObject& config, std::string_view field, GeluKind absent) {
   if (!config.has(field)) return absent;
+  // Several names for each of two formulas; gelu_10 and quick_gelu are others.
+  constexpr std::array<std::pair<std::string_view, GeluKind>, 7> kNames{
+      {{"gelu", GeluKind::erf},
+       {"gelu_python", GeluKind::erf},
+       {"gelu_pytorch_tanh", GeluKind::tanh},
+       {"gelu_python_tanh", GeluKind::tanh},
+       {"gelu_new", GeluKind::tanh},
+       {"gelu_fast", GeluKind::tanh},
+       {"gelu_accurate", GeluKind::tanh}}};
   const std::string name = config.text(field);
-  if (name == "gelu") return GeluKind::erf;
-  if (name == "gelu_pytorch_tanh" || name == "gelu_new") return GeluKind::tanh;
-  config.fail(field, "one of gelu, gelu_pytorch_tanh, gelu_new");
+  for (const auto& [known, kind] : kNames) {
+    if (known == name) return kind;
+  }
+  config.fail(field, "gelu, gelu_pytorch_tanh or another name of one of these two");
 }
 
 std::string_view gelu_name(GeluKind kind) {
@@ -118,12 +137,17 @@ std::int64_t divide_heads(const JsonObject& config, std::string_view heads_field
   return width;
 }
 
-void read_dtype_and_tokens(const JsonObject& config, CommonConfig& common) {
-  read_dtype(config, common);
+void read_token_ids(const JsonObject& config, CommonConfig& common) {
   if (config.has("bos_token_id")) {
     common.bos_token_id = config.integer("bos_token_id", 0, common.vocab_size - 1);
   }
   read_end_tokens(config, common);
+}
+
+void read_dtype_and_tokens(const JsonObject& config, CommonConfig& common) {
+  read_dtype(config, common);
+  read_quantization(config, common);
+  read_token_ids(config, common);
 }
 
 void write_dtype_and_tokens(const CommonConfig& common, nlohmann::ordered_json& out) {

@@ -31,7 +31,9 @@ void read_sizes(const JsonObject& config, CommonConfig& common);
                                         std::string_view hidden_field, const CommonConfig& common);
 /// eos_token_id, one or several, in place of what `common` has; nothing if it is not there.
 void read_end_tokens(const JsonObject& config, CommonConfig& common);
-/// torch_dtype or dtype, bos_token_id, eos_token_id. After vocab_size.
+/// bos_token_id, eos_token_id. After vocab_size.
+void read_token_ids(const JsonObject& config, CommonConfig& common);
+/// torch_dtype or dtype, quantization_config, and the token ids. After vocab_size.
 void read_dtype_and_tokens(const JsonObject& config, CommonConfig& common);
 void write_dtype_and_tokens(const CommonConfig& common, nlohmann::ordered_json& out);
 

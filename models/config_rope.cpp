@@ -2,6 +2,7 @@
 #include "models/config_rope.hpp"
 
 #include "core/error.hpp"
+#include "models/config_fields.hpp"
 
 namespace portolan {
 namespace {
@@ -21,14 +22,19 @@ std::string read_kind(const JsonObject& rope) {
   return kind;
 }
 
+/// Whole heads are turned.
+void require_whole_heads(const JsonObject& fields) {
+  if (positive_or(fields, "partial_rotary_factor", 1.0) != 1.0) {
+    fields.fail("partial_rotary_factor", "1 (the only form supported)");
+  }
+}
+
 RopeScaling read_scaling(const JsonObject& rope) {
   for (const auto& [name, value] : rope.members().items()) {
     // Other architectures give one set for each kind of layer.
     if (value.is_object()) rope.fail(name, "no parameters by kind of layer");
   }
-  if (rope.has("partial_rotary_factor") && rope.positive_number("partial_rotary_factor") != 1.0) {
-    rope.fail("partial_rotary_factor", "1 (the only form supported)");
-  }
+  require_whole_heads(rope);
   const std::string kind = read_kind(rope);
   if (kind == "default") return NoRopeScaling{};
   if (kind == "linear") return LinearRopeScaling{rope.positive_number("factor")};
@@ -51,6 +57,7 @@ RopeScaling read_scaling(const JsonObject& rope) {
 }  // namespace
 
 void read_rope(const JsonObject& config, LlamaConfig& result) {
+  require_whole_heads(config);
   if (config.has("rope_theta")) result.rope_theta = config.positive_number("rope_theta");
   if (config.has("rope_scaling")) result.rope_scaling = read_scaling(config.object("rope_scaling"));
   if (!config.has("rope_parameters")) return;

@@ -12,6 +12,7 @@
 #include "core/mapped_file.hpp"
 #include "core/output_file.hpp"
 #include "models/companion_files.hpp"
+#include "models/config_fields.hpp"
 #include "models/conversion_steps.hpp"
 
 namespace portolan {
@@ -51,27 +52,12 @@ bool is_same(const StoredParameter& a, const StoredParameter& b) {
 }
 
 /// Token ids, which Meta's params.json has not, from the generation config of its folder.
-void read_token_ids(const fs::path& folder, LlamaConfig& config) {
+void read_generation_token_ids(const fs::path& folder, LlamaConfig& config) {
   const fs::path path = folder / "generation_config.json";
   std::error_code error;
   if (!fs::exists(path, error)) return;
   const nlohmann::json document = read_json_file(path);
-  const JsonObject generation(document, path.string());
-  const std::int64_t last = config.vocab_size - 1;
-  if (generation.has("bos_token_id")) {
-    config.bos_token_id = generation.integer("bos_token_id", 0, last);
-  }
-  if (!generation.has("eos_token_id")) return;
-  const nlohmann::json& eos = *generation.find("eos_token_id");
-  const std::vector<nlohmann::json> items =
-      eos.is_array() ? eos.get<std::vector<nlohmann::json>>() : std::vector<nlohmann::json>{eos};
-  for (const nlohmann::json& item : items) {
-    if (!item.is_number_unsigned() ||
-        item.get<std::uint64_t>() > static_cast<std::uint64_t>(last)) {
-      generation.fail("eos_token_id", fmt::format("token ids from 0 to {}", last));
-    }
-    config.eos_token_ids.push_back(item.get<std::int64_t>());
-  }
+  read_token_ids(JsonObject(document, path.string()), config);
 }
 
 /// The config.json of a folder of the same format, with another element type if one is wanted.
@@ -97,7 +83,7 @@ void convert_to_hugging_face(const Checkpoint& source, const fs::path& source_fo
     config.tie_word_embeddings = is_same(source.stored(kHead), source.stored(kEmbedding));
     if (config.tie_word_embeddings) parameters = parameter_shapes(config);
     if (options.dtype) config.dtype_name = torch_name_of(*options.dtype);
-    read_token_ids(source_folder, config);
+    read_generation_token_ids(source_folder, config);
     config_json = config_text(config);
   }
   write_hugging_face_weights(source, parameters, folder, options, progress);

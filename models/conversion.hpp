@@ -30,7 +30,7 @@ using ConversionProgress = std::function<void(std::uint64_t done, std::uint64_t 
 /// `source_folder`, the tokenizer's files. Weights keep their bits unless a dtype is given. A model
 /// from Meta's format whose output matrix equals its embedding bit by bit is written with tied
 /// embeddings, which that format cannot say. Throws UnsupportedError for what the format cannot
-/// hold (other architectures, linear rotary scaling, heads or widths that `shards` does not
+/// hold (other architectures, linear rotary scaling, biases, heads or widths that `shards` does not
 /// divide), Error when writing fails.
 void convert_checkpoint(const Checkpoint& source, const std::filesystem::path& source_folder,
                         const std::filesystem::path& folder, const ConversionOptions& options,

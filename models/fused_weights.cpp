@@ -42,8 +42,8 @@ std::int64_t rows_of(std::string_view target, const LlamaConfig& config) {
 }
 
 /// The pieces of target number `wanted`.
-StoredParameter take(const FusedWeight& fused, std::size_t wanted, const LlamaConfig& config,
-                     const WeightFiles::Location& location) {
+StoredParameter take(const FusedWeight& fused, std::size_t wanted, bool is_bias,
+                     const LlamaConfig& config, const WeightFiles::Location& location) {
   const std::int64_t groups = fused.order == RowOrder::grouped ? config.kv_heads : 1;
   std::int64_t group_rows = 0;  // of all targets
   std::int64_t first = 0;       // of the wanted target within its group
@@ -52,7 +52,12 @@ StoredParameter take(const FusedWeight& fused, std::size_t wanted, const LlamaCo
     group_rows += rows_of(fused.targets[i], config) / groups;
   }
   const TensorEntry& tensor = *location.tensor;
-  const std::vector<std::int64_t> expected{groups * group_rows, config.hidden_size};
+  const std::int64_t columns = is_bias ? 1 : config.hidden_size;
+  const auto shape_of = [&](std::int64_t all_rows) {
+    return is_bias ? std::vector<std::int64_t>{all_rows}
+                   : std::vector<std::int64_t>{all_rows, columns};
+  };
+  const std::vector<std::int64_t> expected = shape_of(groups * group_rows);
   if (tensor.shape != expected) {
     throw InputError(fmt::format(
         "{}: tensor '{}': expected shape {}, as config.json has it, found "
@@ -62,10 +67,10 @@ StoredParameter take(const FusedWeight& fused, std::size_t wanted, const LlamaCo
   const std::int64_t rows = rows_of(fused.targets[wanted], config) / groups;
   StoredParameter parameter;
   parameter.description = tensor;
-  parameter.description.shape = {groups * rows, config.hidden_size};
+  parameter.description.shape = shape_of(groups * rows);
   for (std::int64_t group = 0; group < groups; ++group) {
     parameter.pieces.push_back({location.file, &tensor, group * rows, (group + 1) * rows, 0,
-                                config.hidden_size, group * group_rows + first, 0});
+                                columns, group * group_rows + first, 0});
   }
   return parameter;
 }
@@ -82,7 +87,9 @@ std::optional<StoredParameter> find_in_fused(const WeightFiles& files, const Lla
       std::string source = parameter;
       source.replace(at, target.size(), fused.source);
       const WeightFiles::Location location = files.find(source);
-      if (location.tensor != nullptr) return take(fused, i, config, location);
+      if (location.tensor != nullptr) {
+        return take(fused, i, parameter.ends_with(".bias"), config, location);
+      }
     }
   }
   return std::nullopt;

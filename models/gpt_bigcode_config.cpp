@@ -102,6 +102,7 @@ ModelOutline outline(const ModelConfig& model) {
       .head = config.tie_word_embeddings ? "transformer.wte.weight" : "lm_head.weight",
       .query = multi_query ? "attn.c_attn.weight[query]" : "attn.c_attn.weight[heads]",
       .key = multi_query ? "attn.c_attn.weight[key]" : "",
+      .value = multi_query ? "attn.c_attn.weight[value]" : "",
       .attention_out = "attn.c_proj.weight",
       .mlp_in = {"mlp.c_fc.weight"},
       .mlp_out = "mlp.c_proj.weight",

@@ -24,8 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-std::string path_text(const fs::path& path) { return printable(path.native(), 4096); }
-
 Json describe_rope(const LlamaConfig& config) {
   struct Visitor {
     Json operator()(const NoRopeScaling& /*scaling*/) const { return {{"kind", "default"}}; }
@@ -48,6 +46,8 @@ void add_specific(Json& out, const LlamaConfig& config) {
   out["rope_theta"] = config.rope_theta;
   out["rope_scaling"] = describe_rope(config);
   out["sliding_window"] = config.sliding_window ? Json(*config.sliding_window) : Json(nullptr);
+  out["attention_bias"] = config.attention_bias;
+  out["mlp_bias"] = config.mlp_bias;
 }
 
 void add_specific(Json& out, const GptBigCodeConfig& config) {
@@ -119,7 +119,7 @@ Json describe_files(const std::vector<std::unique_ptr<TensorFile>>& files) {
 InspectReport inspect_config(const fs::path& path) {
   InspectReport report;
   report.config = read_model_config(path);
-  report.json = {{"path", path_text(path)},
+  report.json = {{"path", printable_path(path)},
                  {"kind", "config"},
                  {"architecture", report.config->architecture},
                  {"config", describe_config(*report.config)},
@@ -143,7 +143,7 @@ Json describe_tokenizer(const Tokenizer& tokenizer) {
 
 InspectReport inspect_tokenizer(const fs::path& path) {
   InspectReport report;
-  report.json = {{"path", path_text(path)}, {"kind", "tokenizer"}};
+  report.json = {{"path", printable_path(path)}, {"kind", "tokenizer"}};
   report.json.update(describe_tokenizer(load_tokenizer(path)));
   return report;
 }
@@ -151,7 +151,7 @@ InspectReport inspect_tokenizer(const fs::path& path) {
 InspectReport inspect_meta_config(const fs::path& path) {
   const ModelConfig config = read_meta_config(path);
   InspectReport report;
-  report.json = {{"path", path_text(path)},
+  report.json = {{"path", printable_path(path)},
                  {"kind", "config"},
                  {"architecture", config.architecture},
                  {"config", describe_config(config)}};
@@ -176,7 +176,7 @@ InspectReport inspect_folder(const fs::path& path) {
   }
   InspectReport report;
   report.config = checkpoint.config();
-  report.json = {{"path", path_text(path)},
+  report.json = {{"path", printable_path(path)},
                  {"kind", "model"},
                  {"format", checkpoint.format() == CheckpointFormat::meta ? "meta" : "hf"},
                  {"architecture", report.config->architecture},
@@ -195,7 +195,7 @@ InspectReport inspect_index(const fs::path& path) {
   const CheckpointIndex index = read_checkpoint_index(path);
   const auto files = open_indexed_files(path, index);
   InspectReport report;
-  report.json = {{"path", path_text(path)},
+  report.json = {{"path", printable_path(path)},
                  {"kind", "index"},
                  {"tensors", index.weight_map.size()},
                  {"files", describe_files(files)}};
@@ -218,7 +218,7 @@ InspectReport inspect_tensors(const fs::path& path, std::string_view kind, const
     count_dtype(dtypes, entry, entry.byte_size());
   }
   InspectReport report;
-  report.json = {{"path", path_text(path)},
+  report.json = {{"path", printable_path(path)},
                  {"kind", kind},
                  {"elements", elements},
                  {"bytes", bytes},
@@ -241,7 +241,7 @@ InspectReport inspect_torch_file(const fs::path& path) {
   throw UnsupportedError(
       fmt::format("{}: unsupported kind of file: expected a model folder, a config, a tokenizer, a "
                   "checkpoint index, a safetensors file or one of torch.save, found {}",
-                  path_text(path), what));
+                  printable_path(path), what));
 }
 
 InspectReport inspect_json(const fs::path& path) {

@@ -14,11 +14,15 @@ namespace portolan {
 struct InspectReport {
   /// "kind" is "model", "config", "tokenizer", "index", "safetensors" or "torch"; the other members
   /// depend on it:
-  ///   model, config: architecture, config {...}, parameters
-  ///   model: format ("hf" or "meta"), bytes, dtypes, files, unused_tensors, tokenizer {...} or
-  ///   null tokenizer: format, tokens (a count); bos, eos, unknown, pad, mask, each {id, token} or
-  ///   null index: tensors (a count), files safetensors, torch: elements, bytes, dtypes, tensors
-  ///   [{name, dtype, shape, bytes}] safetensors: metadata
+  /// - model, config: architecture, config {...}, parameters;
+  /// - model also: format ("hf" or "meta"), bytes, dtypes, files, unused_tensors, and tokenizer
+  ///   {...} or null;
+  /// - tokenizer: format, tokens (a count), and bos, eos, unknown, pad, mask, each {id, token} or
+  ///   null;
+  /// - index: tensors (a count), files;
+  /// - safetensors, torch: elements, bytes, dtypes, tensors [{name, dtype, shape, bytes}];
+  /// - safetensors also: metadata.
+  ///
   /// `dtypes` maps a dtype's name in the format to {tensors, elements, bytes}. Callers may add
   /// members.
   nlohmann::ordered_json json;
@@ -32,8 +36,8 @@ struct InspectReport {
 /// Looks at a model folder, a config.json or params.json, a tokenizer.json, a tokenizer.model, a
 /// checkpoint's index, a safetensors file or one of torch.save (by extension, then by content) and
 /// checks that it is sound. Reads no weights and needs no device. Throws InputError, one line that
-/// starts with the path as it was
-/// given, when it is not sound, and UnsupportedError for kinds of file that it does not know.
+/// starts with the path as it was given, when it is not sound, and UnsupportedError for kinds of
+/// file that it does not know.
 [[nodiscard]] InspectReport inspect(const std::filesystem::path& path);
 
 }  // namespace portolan

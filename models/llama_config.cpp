@@ -62,6 +62,19 @@ std::vector<ModelVariant> variants() {
   return result;
 }
 
+/// Layers are alike here; files may name the kind of each.
+void require_like_layers(const JsonObject& config, bool windowed) {
+  if (!config.has("layer_types")) return;
+  const std::string expected = windowed ? "sliding_attention" : "full_attention";
+  const nlohmann::json& kinds = *config.find("layer_types");
+  if (!kinds.is_array()) config.fail("layer_types", "a list");
+  for (const nlohmann::json& kind : kinds) {
+    if (kind == expected) continue;
+    config.refuse("layer_types",
+                  fmt::format("expected {} for every layer, found {}", expected, describe(kind)));
+  }
+}
+
 LlamaConfig read_llama(const JsonObject& config, bool mistral) {
   LlamaConfig result;
   read_sizes(config, result);
@@ -95,8 +108,12 @@ LlamaConfig read_llama(const JsonObject& config, bool mistral) {
     const std::string activation = config.text("hidden_act");
     if (activation != "silu" && activation != "swish") config.fail("hidden_act", "silu");
   }
-  require_off(config, "attention_bias");
-  require_off(config, "mlp_bias");
+  if (mistral) {
+    require_off(config, "attention_bias");
+    require_off(config, "mlp_bias");
+  }
+  result.attention_bias = boolean_or(config, "attention_bias", false);
+  result.mlp_bias = boolean_or(config, "mlp_bias", false);
   result.tie_word_embeddings = boolean_or(config, "tie_word_embeddings", false);
   if (mistral) {
     // An absent window means the first Mistral's; null means none.
@@ -106,6 +123,7 @@ LlamaConfig read_llama(const JsonObject& config, bool mistral) {
       result.sliding_window = config.integer("sliding_window", 1, kMaximumPositions);
     }
   }
+  require_like_layers(config, result.sliding_window.has_value());
   read_dtype_and_tokens(config, result);
   return result;
 }
@@ -139,8 +157,8 @@ void write(const ModelConfig& model, nlohmann::ordered_json& out) {
   out["rms_norm_eps"] = config.rms_norm_epsilon;
   out["rope_theta"] = config.rope_theta;
   out["tie_word_embeddings"] = config.tie_word_embeddings;
-  out["attention_bias"] = false;
-  out["mlp_bias"] = false;
+  out["attention_bias"] = config.attention_bias;
+  out["mlp_bias"] = config.mlp_bias;
   std::visit([&out](const auto& scaling) { describe_scaling(scaling, out); }, config.rope_scaling);
   if (model.architecture == "mistral") {
     // An absent window would mean the first Mistral's.
@@ -158,6 +176,7 @@ ModelOutline outline(const ModelConfig& model) {
       .head = config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight",
       .query = "self_attn.q_proj.weight",
       .key = "self_attn.k_proj.weight",
+      .value = "self_attn.v_proj.weight",
       .attention_out = "self_attn.o_proj.weight",
       .mlp_in = {"mlp.gate_proj.weight", "mlp.up_proj.weight"},
       .mlp_out = "mlp.down_proj.weight"};
@@ -168,15 +187,21 @@ ModelOutline outline(const ModelConfig& model) {
   shapes.push_back({result.embedding, {config.vocab_size, hidden}});
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
     const auto name = [&](const char* suffix) { return result.in_layer(layer, suffix); };
+    const auto add = [&](const char* suffix, std::int64_t outputs, std::int64_t inputs, bool bias) {
+      shapes.push_back({name(suffix) + ".weight", {outputs, inputs}});
+      if (bias) shapes.push_back({name(suffix) + ".bias", {outputs}});
+    };
     shapes.push_back({name("input_layernorm.weight"), {hidden}, true});
-    shapes.push_back({name("self_attn.q_proj.weight"), {query, hidden}});
-    shapes.push_back({name("self_attn.k_proj.weight"), {key_value, hidden}});
-    shapes.push_back({name("self_attn.v_proj.weight"), {key_value, hidden}});
-    shapes.push_back({name("self_attn.o_proj.weight"), {hidden, query}});
+    add("self_attn.q_proj", query, hidden, config.attention_bias);
+    add("self_attn.k_proj", key_value, hidden, config.attention_bias);
+    add("self_attn.v_proj", key_value, hidden, config.attention_bias);
+    add("self_attn.o_proj", hidden, query, config.attention_bias);
+    shapes.back().between_blocks = config.attention_bias;
     shapes.push_back({name("post_attention_layernorm.weight"), {hidden}, true});
-    shapes.push_back({name("mlp.gate_proj.weight"), {config.intermediate_size, hidden}});
-    shapes.push_back({name("mlp.up_proj.weight"), {config.intermediate_size, hidden}});
-    shapes.push_back({name("mlp.down_proj.weight"), {hidden, config.intermediate_size}});
+    add("mlp.gate_proj", config.intermediate_size, hidden, config.mlp_bias);
+    add("mlp.up_proj", config.intermediate_size, hidden, config.mlp_bias);
+    add("mlp.down_proj", hidden, config.intermediate_size, config.mlp_bias);
+    shapes.back().between_blocks = config.mlp_bias;
   }
   shapes.push_back({"model.norm.weight", {hidden}, true});
   if (!config.tie_word_embeddings) shapes.push_back({result.head, {config.vocab_size, hidden}});

@@ -13,10 +13,16 @@
 namespace portolan {
 namespace {
 
-/// Of models that have more than LLaMA's layers.
-constexpr std::array<std::string_view, 7> kForeignFields{
-    "moe",         "lora_args",         "quantization_args", "vision_model",
-    "vision_args", "vision_chunk_size", "vision_embed_dim"};
+/// Of models that are not plain LLaMA.
+constexpr std::array<std::string_view, 9> kForeignFields{"moe",
+                                                         "lora_args",
+                                                         "quantization_args",
+                                                         "vision_model",
+                                                         "vision_args",
+                                                         "vision_chunk_size",
+                                                         "vision_embed_dim",
+                                                         "yarn",
+                                                         "llama_4_scaling"};
 
 /// What use_scaled_rope stands for.
 constexpr Llama3RopeScaling kScaledRope{};
@@ -174,11 +180,13 @@ LlamaConfig parse_meta_config(std::string_view text, const std::string& source) 
 }
 
 LlamaConfig read_meta_config(const std::filesystem::path& path) {
-  return parse_meta_config(read_text_file(path, JsonLimits{}.bytes),
-                           printable(path.native(), 4096));
+  return parse_meta_config(read_text_file(path, JsonLimits{}.bytes), printable_path(path));
 }
 
 std::string meta_config_text(const LlamaConfig& config) {
+  if (config.attention_bias || config.mlp_bias) {
+    throw UnsupportedError("Meta's format has no biases, which this model has");
+  }
   nlohmann::ordered_json params = {
       {"dim", config.hidden_size},         {"n_layers", config.layers},
       {"n_heads", config.attention_heads}, {"n_kv_heads", config.kv_heads},

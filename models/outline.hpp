@@ -25,10 +25,11 @@ struct ModelOutline {
   std::string head_bias = {};
 
   // Within a layer
-  /// Output features of the queries and of the keys, which the values follow. Without a key,
-  /// `query` has each head's query, key and value side by side.
+  /// Output features of the queries, the keys and the values, which are dealt as the keys. Without
+  /// a key, `query` has each head's query, key and value side by side.
   std::string query;
   std::string key;
+  std::string value = {};
   std::string attention_out;
   /// Two: the second gates.
   std::vector<std::string> mlp_in;

@@ -37,7 +37,7 @@ Roberta::Roberta(const ModelSetup& setup) : Model(setup, NormPlace::behind), hea
   }
   head_dense_ = load.column({names.head_dense + ".weight"}, kWith);
   head_norm_ = load.layer_norm(names.head_norm, epsilon);
-  const ParameterPointer head_bias = load.shards().plain(names.head + "bias");
+  const ParameterPointer head_bias = load.shards().plain(plan().outline().head_bias);
   head_ = ColumnParallelLinear(load.head(embedding_).weight(), head_bias);
   adopt(load.shards());
 }

@@ -102,15 +102,16 @@ void write(const ModelConfig& model, nlohmann::ordered_json& out) {
 ModelOutline outline(const ModelConfig& model) {
   const auto& config = model.as<RobertaConfig>();
   const EncoderNames names = encoder_names(config);
+  const bool tied = config.tie_word_embeddings;
   ModelOutline result{.parameters = {},
                       .layers = names.body + "encoder.layer.",
                       .embedding = names.body + "embeddings.word_embeddings.weight",
-                      .head = config.tie_word_embeddings
-                                  ? names.body + "embeddings.word_embeddings.weight"
-                                  : names.head + "decoder.weight",
-                      .head_bias = names.head + "bias",
+                      .head = tied ? names.body + "embeddings.word_embeddings.weight"
+                                   : names.head + "decoder.weight",
+                      .head_bias = names.head + (tied ? "bias" : "decoder.bias"),
                       .query = "attention.self.query.weight",
                       .key = "attention.self.key.weight",
+                      .value = "attention.self.value.weight",
                       .attention_out = "attention.output.dense.weight",
                       .mlp_in = {"intermediate.dense.weight"},
                       .mlp_out = "output.dense.weight",
@@ -146,8 +147,8 @@ ModelOutline outline(const ModelConfig& model) {
   }
   add_between(names.head_dense, {hidden, hidden});
   add_between(names.head_norm, {hidden});
-  shapes.push_back({names.head + "bias", {config.vocab_size}});
-  if (!config.tie_word_embeddings) shapes.push_back({result.head, {config.vocab_size, hidden}});
+  shapes.push_back({result.head_bias, {config.vocab_size}});
+  if (!tied) shapes.push_back({result.head, {config.vocab_size, hidden}});
   return result;
 }
 

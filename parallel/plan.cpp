@@ -11,6 +11,7 @@
 
 #include "core/error.hpp"
 #include "core/json_file.hpp"
+#include "core/printable.hpp"
 #include "core/shape_format.hpp"
 #include "core/weight.hpp"
 
@@ -26,30 +27,41 @@ constexpr std::array<std::pair<ShardStyle, std::string_view>, 4> kStyleNames{
 /// A compiled regular expression that must match a whole string.
 class Pattern {
  public:
-  explicit Pattern(const std::string& text) {
+  explicit Pattern(const std::string& text) : text_(text) {
     int error = 0;
     PCRE2_SIZE offset = 0;
     code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
                               PCRE2_ANCHORED | PCRE2_ENDANCHORED, &error, &offset, nullptr));
     if (code_ == nullptr) {
-      std::array<PCRE2_UCHAR, 160> reason{};
-      pcre2_get_error_message(error, reason.data(), reason.size());
       throw UsageError(fmt::format("plan pattern '{}' is not a regular expression: {} at offset {}",
-                                   text, reinterpret_cast<const char*>(reason.data()), offset));
+                                   text, message_of(error), offset));
     }
     match_.reset(pcre2_match_data_create_from_pattern(code_.get(), nullptr));
   }
 
+  /// Throws UsageError if the expression takes too long to tell.
   [[nodiscard]] bool matches(const std::string& name) const {
-    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(name.data()), name.size(), 0, 0,
-                       match_.get(), nullptr) >= 0;
+    const int result = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(name.data()),
+                                   name.size(), 0, 0, match_.get(), nullptr);
+    if (result < 0 && result != PCRE2_ERROR_NOMATCH) {
+      throw UsageError(fmt::format("plan pattern '{}' cannot be matched against '{}': {}", text_,
+                                   name, message_of(result)));
+    }
+    return result >= 0;
   }
 
  private:
+  static std::string message_of(int error) {
+    std::array<PCRE2_UCHAR, 160> reason{};
+    pcre2_get_error_message(error, reason.data(), reason.size());
+    return reinterpret_cast<const char*>(reason.data());
+  }
+
   struct Deleter {
     void operator()(pcre2_code* code) const { pcre2_code_free(code); }
     void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
   };
+  std::string text_;
   std::unique_ptr<pcre2_code, Deleter> code_;
   std::unique_ptr<pcre2_match_data, Deleter> match_;
 };
@@ -77,12 +89,12 @@ PlannedParameter place(const PlanParameter& parameter, const PlanRule& rule, con
           "axis '{}' is dealt to {} ranks, the plan has {}", rule.axis, axis->second.ranges.size(),
           ranks);
   const std::int64_t extent = rule.style == ShardStyle::row ? columns : shape[0];
+  std::int64_t dealt = 0;
   for (std::size_t rank = 0; rank < planned.ranges.size(); ++rank) {
     const auto [begin, end] = axis->second.ranges[rank];
     const std::int64_t first = begin * axis->second.unit_size;
     const std::int64_t last = end * axis->second.unit_size;
-    require(last <= extent, "plan pattern '{}' deals axis '{}' up to {}, but {} {} has {}",
-            rule.pattern, rule.axis, last, parameter.name, shape, extent);
+    dealt = std::max(dealt, last);
     ShardRange& range = planned.ranges[rank];
     if (rule.style == ShardStyle::row) {
       range.column_begin = first;
@@ -92,6 +104,9 @@ PlannedParameter place(const PlanParameter& parameter, const PlanRule& rule, con
       range.row_end = last;
     }
   }
+  // What no rank holds would be missing from the sums.
+  require(dealt == extent, "plan pattern '{}' deals the {} features of axis '{}', but {} {} has {}",
+          rule.pattern, dealt, rule.axis, parameter.name, shape, extent);
   return planned;
 }
 
@@ -181,12 +196,12 @@ std::vector<PlanRule> default_tensor_parallel_rules() {
        "vocabulary"},
       {R"((roberta|bert)\.embeddings\.word_embeddings\.weight)", ShardStyle::vocabulary,
        "vocabulary"},
-      {R"((lm_head|cls\.predictions)\.(decoder\.weight|bias))", ShardStyle::vocabulary,
+      {R"((lm_head|cls\.predictions)\.(decoder\.weight|(decoder\.)?bias))", ShardStyle::vocabulary,
        "vocabulary"},
-      {llama + R"(self_attn\.q_proj\.weight)", ShardStyle::column, "query_heads"},
-      {llama + R"(self_attn\.(k|v)_proj\.weight)", ShardStyle::column, "key_value_heads"},
+      {llama + R"(self_attn\.q_proj)" + linear, ShardStyle::column, "query_heads"},
+      {llama + R"(self_attn\.(k|v)_proj)" + linear, ShardStyle::column, "key_value_heads"},
       {llama + R"(self_attn\.o_proj\.weight)", ShardStyle::row, "query_heads"},
-      {llama + R"(mlp\.(gate|up)_proj\.weight)", ShardStyle::column, "intermediate"},
+      {llama + R"(mlp\.(gate|up)_proj)" + linear, ShardStyle::column, "intermediate"},
       {llama + R"(mlp\.down_proj\.weight)", ShardStyle::row, "intermediate"},
       {gpt + R"(attn\.c_attn)" + linear + R"(\[query\])", ShardStyle::column, "query_heads"},
       {gpt + R"(attn\.c_attn)" + linear + R"(\[(key|value)\])", ShardStyle::column,
@@ -205,31 +220,14 @@ std::vector<PlanRule> default_tensor_parallel_rules() {
 
 std::vector<PlanRule> read_plan_rules(const std::string& path) {
   const nlohmann::json document = read_json_file(path);
-  const auto fail = [&path](const std::string& field, const char* expected) {
-    throw InputError(fmt::format("{}: {}: expected {}", path, field, expected));
-  };
-  if (!document.is_object() || !document.contains("rules") || !document["rules"].is_array()) {
-    fail("rules", "an array of {pattern, style, axis}");
-  }
   std::vector<PlanRule> rules;
-  for (const auto& entry : document["rules"]) {
-    const std::string field = fmt::format("rules[{}]", rules.size());
-    if (!entry.is_object()) fail(field, "an object");
-    const auto text = [&](const char* key, bool needed) -> std::string {
-      if (!entry.contains(key) && !needed) return "";
-      if (!entry.contains(key) || !entry[key].is_string()) fail(field + "." + key, "a string");
-      return entry[key].get<std::string>();
-    };
-    PlanRule rule{text("pattern", true), ShardStyle::replicate, text("axis", false)};
-    const std::string style = text("style", true);
-    bool known = false;
-    for (const auto& [candidate, name] : kStyleNames) {
-      if (name != style) continue;
-      rule.style = candidate;
-      known = true;
-    }
-    if (!known) fail(field + ".style", "replicate, column, row or vocabulary");
-    rules.push_back(std::move(rule));
+  for (const JsonObject& entry : JsonObject(document, printable_path(path)).objects("rules")) {
+    const std::string style = entry.text("style");
+    const auto known =
+        std::ranges::find(kStyleNames, style, &std::pair<ShardStyle, std::string_view>::second);
+    if (known == kStyleNames.end()) entry.fail("style", "replicate, column, row or vocabulary");
+    rules.push_back({entry.text("pattern"), known->first,
+                     entry.has("axis") ? entry.text("axis") : std::string()});
   }
   return rules;
 }

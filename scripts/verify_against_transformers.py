@@ -46,7 +46,8 @@ def llama(draw):
         intermediate_size=draw.randint(17, 150), num_hidden_layers=draw.randint(1, 3),
         num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
         rope_parameters={"rope_theta": draw.choice([1e4, 5e5])} | (scaling or {"rope_type": "default"}),
-        rms_norm_eps=draw.choice([1e-5, 1e-6]), tie_word_embeddings=draw.random() < 0.3))
+        rms_norm_eps=draw.choice([1e-5, 1e-6]), tie_word_embeddings=draw.random() < 0.3,
+        attention_bias=draw.random() < 0.3, mlp_bias=draw.random() < 0.3))
 
 
 def mistral(draw):
@@ -64,7 +65,7 @@ def gpt_bigcode(draw):
     return transformers.GPTBigCodeForCausalLM(transformers.GPTBigCodeConfig(
         vocab_size=draw.randint(20, 300), n_positions=96, n_embd=heads * draw.choice([8, 12, 16]),
         n_layer=draw.randint(1, 3), n_head=heads, n_inner=draw.choice([None, 50, 128]),
-        activation_function=draw.choice(["gelu", "gelu_pytorch_tanh"]),
+        activation_function=draw.choice(["gelu", "gelu_pytorch_tanh", "gelu_fast"]),
         multi_query=draw.random() < 0.7, bos_token_id=0, eos_token_id=0))
 
 
@@ -74,7 +75,7 @@ def roberta(draw):
         vocab_size=draw.randint(20, 300), hidden_size=heads * draw.choice([8, 12, 16]),
         intermediate_size=draw.randint(17, 150), num_hidden_layers=draw.randint(1, 3),
         num_attention_heads=heads, max_position_embeddings=80, type_vocab_size=1, pad_token_id=1,
-        bos_token_id=0, eos_token_id=2))
+        bos_token_id=0, eos_token_id=2, tie_word_embeddings=draw.random() < 0.7))
 
 
 def bert(draw):
@@ -82,7 +83,8 @@ def bert(draw):
     return transformers.BertForMaskedLM(transformers.BertConfig(
         vocab_size=draw.randint(20, 300), hidden_size=heads * draw.choice([8, 16]),
         intermediate_size=draw.randint(17, 150), num_hidden_layers=draw.randint(1, 3),
-        num_attention_heads=heads, max_position_embeddings=80, pad_token_id=0))
+        num_attention_heads=heads, max_position_embeddings=80, pad_token_id=0,
+        tie_word_embeddings=draw.random() < 0.7))
 
 
 FAMILIES = {"llama": llama, "mistral": mistral, "gpt_bigcode": gpt_bigcode, "roberta": roberta,

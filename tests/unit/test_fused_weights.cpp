@@ -40,7 +40,7 @@ class FusedFolder {
   void remove(const std::string& name) { tensors_.erase(name); }
   void add(const std::string& name, std::vector<float> rows) {
     tensors_[name] = std::move(rows);
-    widths_[name] = config_.hidden_size;
+    widths_[name] = name.ends_with(".bias") ? 0 : config_.hidden_size;
   }
 
   void write(const std::filesystem::path& folder, bool torch = false) const {
@@ -106,6 +106,7 @@ std::vector<float> range(float begin, float end) {
 void remove_attention(FusedFolder& model) {
   for (const char* name : {"q_proj", "k_proj", "v_proj"}) {
     model.remove(kBlock + "self_attn." + name + ".weight");
+    model.remove(kBlock + "self_attn." + name + ".bias");
   }
 }
 
@@ -158,6 +159,30 @@ TEST(FusedWeights, GateAndUpAreTakenApartFromPyTorchFilesToo) {
   const Checkpoint checkpoint(folder.path());
   EXPECT_EQ(rows_of(checkpoint, kBlock + "mlp.gate_proj.weight"), range(0, 6));
   EXPECT_EQ(rows_of(checkpoint, kBlock + "mlp.up_proj.weight"), range(6, 12));
+}
+
+TEST(FusedWeights, BiasesAreTakenApartAsTheirMatrices) {
+  LlamaConfig config = small_config();
+  config.attention_bias = config.mlp_bias = true;
+  const TemporaryFolder folder;
+  FusedFolder model(config);
+  remove_attention(model);
+  for (const char* name : {"gate_proj", "up_proj"}) {
+    model.remove(kBlock + "mlp." + name + ".weight");
+    model.remove(kBlock + "mlp." + name + ".bias");
+  }
+  for (const char* kind : {".weight", ".bias"}) {
+    model.add(kBlock + "self_attn.query_key_value" + kind, counted(32));
+    model.add(kBlock + "mlp.gate_up_proj" + kind, counted(12));
+  }
+  model.write(folder.path());
+  const Checkpoint checkpoint(folder.path());
+  EXPECT_EQ(checkpoint.unused_tensors(), 0u);
+  EXPECT_EQ(rows_of(checkpoint, kBlock + "self_attn.k_proj.bias"),
+            (std::vector<float>{8, 9, 10, 11, 24, 25, 26, 27}));
+  EXPECT_EQ(rows_of(checkpoint, kBlock + "self_attn.v_proj.bias"),
+            (std::vector<float>{12, 13, 14, 15, 28, 29, 30, 31}));
+  EXPECT_EQ(rows_of(checkpoint, kBlock + "mlp.up_proj.bias"), range(6, 12));
 }
 
 TEST(FusedWeights, OtherShapesAreRefused) {

@@ -69,6 +69,14 @@ TEST(MetaConfig, LinearScalingCannotBeWritten) {
   EXPECT_THROW(static_cast<void>(meta_config_text(config)), UnsupportedError);
 }
 
+TEST(MetaConfig, BiasesCannotBeWritten) {
+  for (bool LlamaConfig::*bias : {&LlamaConfig::attention_bias, &LlamaConfig::mlp_bias}) {
+    LlamaConfig config = preset_config("tiny").llama();
+    config.*bias = true;
+    EXPECT_THROW(static_cast<void>(meta_config_text(config)), UnsupportedError);
+  }
+}
+
 TEST(MetaConfig, MalformedFilesAreRefusedByField) {
   const std::string rest = R"(, "n_heads": 4, "n_layers": 2})";
   const std::pair<std::string, const char*> cases[] = {
@@ -91,6 +99,7 @@ TEST(MetaConfig, MalformedFilesAreRefusedByField) {
       {R"({"dim": 64, "use_scaled_rope": 1)" + rest, "'use_scaled_rope'"},
       {R"({"dim": 64, "moe": {"num_experts": 8})" + rest, "'moe'"},
       {R"({"dim": 64, "quantization_args": {})" + rest, "'quantization_args'"},
+      {R"({"dim": 64, "yarn": {"factor": 4})" + rest, "'yarn'"},
       {R"({"dim": 64, "sliding_window": 0)" + rest, "'sliding_window'"}};
   for (const auto& [text, word] : cases) {
     const std::string message =

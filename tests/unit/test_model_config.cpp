@@ -117,9 +117,42 @@ TEST(ModelConfig, RopeFieldsThatContradictOrCannotBeHonouredAreRefused) {
             std::string::npos);
 }
 
-TEST(ModelConfig, BiasesTheEngineLacksAreRefusedInsteadOfIgnored) {
-  EXPECT_NE(refusal("attention_bias", true).find("attention_bias"), std::string::npos);
-  EXPECT_NE(refusal("mlp_bias", true).find("mlp_bias"), std::string::npos);
+TEST(ModelConfig, APartialRotationIsRefusedWhereverItStands) {
+  EXPECT_NE(refusal("partial_rotary_factor", 0.5).find("partial_rotary_factor"), std::string::npos);
+  json document = sound();
+  document["partial_rotary_factor"] = 1.0;
+  EXPECT_EQ(parse(document), parse(sound()));
+}
+
+TEST(ModelConfig, BiasesOfLlamaAreParametersAndThoseOfMistralAreRefused) {
+  json document = sound();
+  const std::int64_t without = parameter_count(parse(document));
+  document["attention_bias"] = true;
+  // Queries 8, keys and values 4 each, and what leaves the block 8.
+  EXPECT_EQ(parameter_count(parse(document)) - without, 8 + 4 + 4 + 8);
+  document["attention_bias"] = false;
+  document["mlp_bias"] = true;
+  EXPECT_EQ(parameter_count(parse(document)) - without, 12 + 12 + 8);
+  document["model_type"] = "mistral";
+  document["architectures"] = {"MistralForCausalLM"};
+  EXPECT_NE(input_error([&] { static_cast<void>(parse(document)); }).find("mlp_bias"),
+            std::string::npos);
+}
+
+TEST(ModelConfig, KindsOfLayersMustBeTheOneThatIsComputed) {
+  json document = sound();
+  document["layer_types"] = {"full_attention"};
+  EXPECT_EQ(parse(document), parse(sound()));
+  EXPECT_NE(refusal("layer_types", {"full_attention", "sliding_attention"})
+                .find("layer_types': expected full_attention for every layer"),
+            std::string::npos);
+  EXPECT_NE(refusal("layer_types", "full_attention").find("layer_types"), std::string::npos);
+  document["model_type"] = "mistral";
+  document["architectures"] = {"MistralForCausalLM"};
+  EXPECT_NE(input_error([&] { static_cast<void>(parse(document)); }).find("sliding_attention"),
+            std::string::npos);
+  document["layer_types"] = {"sliding_attention"};
+  EXPECT_EQ(parse(document).llama().sliding_window, 4096);
 }
 
 TEST(ModelConfig, OptionalFieldsHaveThePublishedDefaults) {
@@ -207,6 +240,22 @@ TEST(ModelConfig, GptBigCodeIsReadWithItsOwnNames) {
   EXPECT_EQ(config.common().vocab_size, 600);
   EXPECT_EQ(parameter_count(config), 134208);
   EXPECT_THROW(static_cast<void>(config.llama()), UnsupportedError);
+}
+
+TEST(ModelConfig, GelusOfSeveralNamesAreTheirFormulas) {
+  json document = json::parse(kBigCode);
+  const auto kind = [&](const char* name) {
+    document["activation_function"] = name;
+    return parse(document).as<GptBigCodeConfig>().activation;
+  };
+  for (const char* name : {"gelu", "gelu_python"}) EXPECT_EQ(kind(name), GeluKind::erf) << name;
+  for (const char* name :
+       {"gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new", "gelu_fast", "gelu_accurate"}) {
+    EXPECT_EQ(kind(name), GeluKind::tanh) << name;
+  }
+  for (const char* name : {"quick_gelu", "gelu_10", "relu"}) {
+    EXPECT_NE(input_error([&] { static_cast<void>(kind(name)); }).find(name), std::string::npos);
+  }
 }
 
 TEST(ModelConfig, RobertaIsReadWithItsOwnNames) {

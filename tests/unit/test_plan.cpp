@@ -78,6 +78,27 @@ TEST(Plan, AxisLargerThanTheParameterIsRefused) {
       UsageError);
 }
 
+TEST(Plan, AxisThatLeavesFeaturesToNobodyIsRefused) {
+  const PlanAxes narrow{{"features", plan_axis(Partition::even(8, 2))}};
+  EXPECT_NE(
+      message_of([&] {
+        static_cast<void>(resolve_plan({{R"(block\.in\.weight)", ShardStyle::column, "features"}},
+                                       kParameters, narrow, 2));
+      }).find("deals the 8 features of axis 'features', but block.in.weight [12, 8] has 12"),
+      std::string::npos);
+}
+
+TEST(Plan, PatternThatTakesTooLongIsNamedInsteadOfSkipped) {
+  const std::vector<PlanParameter> parameters{{std::string(64, 'a'), {12, 8}},
+                                              {"block.in.weight", {12, 8}}};
+  EXPECT_NE(
+      message_of([&] {
+        static_cast<void>(resolve_plan(
+            {{R"((a|aa|a?a)*b|block.*)", ShardStyle::column, "features"}}, parameters, axes(2), 2));
+      }).find("cannot be matched"),
+      std::string::npos);
+}
+
 TEST(Plan, KeyValueHeadsCoverWhatTheQueryHeadsRead) {
   for (const std::int64_t heads : {1, 4, 6, 8, 30, 32, 64}) {
     for (std::int64_t kv_heads = 1; kv_heads <= heads; ++kv_heads) {
@@ -111,6 +132,18 @@ TEST(Plan, FileWithAWrongStyleIsRefusedByNameOfTheField) {
   const std::string message = message_of([&] { static_cast<void>(read_plan_rules(path)); });
   EXPECT_NE(message.find(path), std::string::npos);
   EXPECT_NE(message.find("rules[0].style"), std::string::npos);
+  std::filesystem::remove(path);
+}
+
+TEST(Plan, FileThatHoldsNoRulesIsRefused) {
+  const std::string path = ::testing::TempDir() + "/plan.json";
+  for (const char* text :
+       {"[]", "{}", R"({"rules": 1})", R"({"rules": [1]})", R"({"rules": [{"style": "column"}]})",
+        R"({"rules": [{"pattern": "a", "style": "row", "axis": 1}]})"}) {
+    std::ofstream(path) << text;
+    EXPECT_TRUE(message_of([&] { static_cast<void>(read_plan_rules(path)); }).starts_with(path))
+        << text;
+  }
   std::filesystem::remove(path);
 }
 
