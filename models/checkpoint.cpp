@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/checkpoint.hpp"
 
+#include <array>
 #include <set>
 #include <system_error>
+#include <utility>
 
 #include "core/convert.hpp"
 #include "core/error.hpp"
 #include "core/printable.hpp"
 #include "models/fused_weights.hpp"
 #include "models/meta_layout.hpp"
+#include "models/outline.hpp"
 
 namespace portolan {
 namespace {
@@ -17,7 +20,18 @@ namespace fs = std::filesystem;
 
 constexpr const char* kConfigName = "config.json";
 
-std::string path_text(const fs::path& path) { return printable(path.native(), 4096); }
+/// What the first files of BERT, made from TensorFlow's, call a parameter of a norm; other names
+/// stay as they are.
+std::string early_name(std::string parameter) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 2> kEarlyNames{
+      {{"LayerNorm.weight", "LayerNorm.gamma"}, {"LayerNorm.bias", "LayerNorm.beta"}}};
+  for (const auto& [now, early] : kEarlyNames) {
+    if (!parameter.ends_with(now)) continue;
+    parameter.replace(parameter.size() - now.size(), now.size(), early);
+    break;
+  }
+  return parameter;
+}
 
 /// Floating point of less than 16 bits: weights, but of dtypes that the engine does not read.
 bool is_small_float(std::string_view dtype_name) {
@@ -30,7 +44,7 @@ Checkpoint::Checkpoint(const fs::path& folder, UnknownDTypes unknown_dtypes) : f
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
     throw InputError(
-        fmt::format("{}: expected a model folder, found {}", path_text(folder),
+        fmt::format("{}: expected a model folder, found {}", printable_path(folder),
                     fs::exists(folder, error) ? "something else" : "nothing of that name"));
   }
   if (MetaCheckpoint::is_one(folder)) {
@@ -49,18 +63,38 @@ Checkpoint::Checkpoint(const fs::path& folder, UnknownDTypes unknown_dtypes) : f
 }
 
 void Checkpoint::find_parameters(WeightFiles& files) {
+  const ModelOutline own = outline_of(config_);
+  ModelConfig retied = config_;
+  retied.common().tie_word_embeddings = !config_.common().tie_word_embeddings;
+  const ModelOutline other = outline_of(retied);
+  const auto other_name = [&](const std::string& parameter) {
+    // Of two tensors that are the same, files may hold either.
+    if (parameter == own.embedding && own.head == own.embedding) return other.head;
+    if (parameter == own.head_bias) return other.head_bias;
+    return early_name(parameter);
+  };
   for (const ParameterShape& parameter : parameters_) {
-    const WeightFiles::Location location = files.find(parameter.name);
+    WeightFiles::Location location = files.find(parameter.name);
+    if (location.tensor == nullptr) location = files.find(other_name(parameter.name));
     if (location.tensor != nullptr) {
       stored_[parameter.name] = StoredParameter::whole(*location.file, *location.tensor);
       continue;
     }
     const auto* llama = std::get_if<LlamaConfig>(&config_.parameters);
     auto part = llama != nullptr ? find_in_fused(files, *llama, parameter.name) : std::nullopt;
-    if (!part) files.fail_missing(parameter.name);
+    if (!part) fail_missing(files, parameter.name);
     stored_[parameter.name] = std::move(*part);
   }
   files_ = std::move(files.files());
+}
+
+void Checkpoint::fail_missing(const WeightFiles& files, const std::string& parameter) const {
+  const std::string& method = config_.common().quantization_method;
+  if (method.empty()) files.fail_missing(parameter);
+  throw InputError(fmt::format(
+      "{}: field 'quantization_config': expected weights that are not quantized, found '{}' "
+      "quantized by {}",
+      printable_path(folder_ / kConfigName), printable(parameter), printable(method)));
 }
 
 void Checkpoint::find_parameters(MetaCheckpoint& checkpoint) {
@@ -93,8 +127,8 @@ void Checkpoint::check_parameter(const ParameterShape& parameter,
 const StoredParameter& Checkpoint::stored(std::string_view name) const {
   const auto found = stored_.find(name);
   if (found == stored_.end()) {
-    throw InputError(
-        fmt::format("{}: the model has no parameter '{}'", path_text(folder_), printable(name)));
+    throw InputError(fmt::format("{}: the model has no parameter '{}'", printable_path(folder_),
+                                 printable(name)));
   }
   return found->second;
 }

@@ -72,6 +72,7 @@ class Checkpoint {
 
  private:
   void find_parameters(WeightFiles& files);
+  [[noreturn]] void fail_missing(const WeightFiles& files, const std::string& parameter) const;
   void find_parameters(MetaCheckpoint& checkpoint);
   void check_parameter(const ParameterShape& parameter, UnknownDTypes unknown_dtypes) const;
 

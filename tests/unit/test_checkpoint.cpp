@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <span>
 
 #include "core/convert.hpp"
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
+#include "core/safetensors_writer.hpp"
 #include "models/checkpoint.hpp"
 #include "tests/unit/file_testing.hpp"
 
@@ -201,6 +206,118 @@ TEST(Checkpoint, SmallFloatsAreRefusedForLoadingAndListedOnRequest) {
   EXPECT_EQ(listed.entry("lm_head.weight").dtype_name, "F8_E4M3");
   std::vector<float> out(128);
   EXPECT_THROW(listed.read("lm_head.weight", out.data(), DType::f32), UnsupportedError);
+}
+
+/// A copy of a folder of one file in which each tensor has the name that `rename` gives it.
+void copy_renamed(const std::filesystem::path& from, const std::filesystem::path& to,
+                  const std::function<std::string(const std::string&)>& rename) {
+  write_file(to / "config.json", read_file(from / "config.json"));
+  const SafetensorsFile file(from / "model.safetensors");
+  std::vector<SafetensorsTensor> tensors;
+  for (const SafetensorsEntry& entry : file.entries()) {
+    tensors.push_back({rename(entry.name), *entry.dtype, entry.shape});
+  }
+  SafetensorsWriter writer(to / "model.safetensors", tensors);
+  for (const SafetensorsEntry& entry : file.entries()) {
+    writer.append(rename(entry.name), file.bytes(entry));
+  }
+  writer.finish();
+}
+
+std::vector<float> values_of(const Checkpoint& checkpoint, const std::string& parameter) {
+  std::vector<float> values(static_cast<std::size_t>(checkpoint.entry(parameter).elements()));
+  checkpoint.read(parameter, values.data(), DType::f32);
+  return values;
+}
+
+/// Files that name tensors otherwise, as others write them.
+struct Renamed {
+  const char* model;
+  std::vector<std::pair<std::string, std::string>> endings;
+};
+
+TEST(Checkpoint, ParametersAreFoundByTheOtherNamesThatFilesGiveThem) {
+  for (const auto& [model, endings] :
+       {// The first files of BERT, which are still the ones in use.
+        Renamed{
+            "bert-tiny",
+            {{".LayerNorm.weight", ".LayerNorm.gamma"}, {".LayerNorm.bias", ".LayerNorm.beta"}}},
+        // Of tied tensors the one whose name comes first.
+        Renamed{"llama3-tiny-tied", {{"model.embed_tokens.weight", "lm_head.weight"}}},
+        Renamed{"gpt-bigcode-tiny", {{"transformer.wte.weight", "lm_head.weight"}}},
+        Renamed{"roberta-tiny",
+                {{"roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"},
+                 {"lm_head.bias", "lm_head.decoder.bias"}}}}) {
+    SCOPED_TRACE(model);
+    const TemporaryFolder folder;
+    int renamed = 0;
+    copy_renamed(data_path(std::string("models/") + model), folder.path(), [&](std::string name) {
+      for (const auto& [now, then] : endings) {
+        if (!name.ends_with(now)) continue;
+        ++renamed;
+        return name.replace(name.size() - now.size(), now.size(), then);
+      }
+      return name;
+    });
+    EXPECT_GE(renamed, 1);
+    const Checkpoint source(data_path(std::string("models/") + model));
+    const Checkpoint found(folder.path());
+    EXPECT_EQ(found.unused_tensors(), source.unused_tensors());
+    for (const ParameterShape& parameter : source.parameters()) {
+      EXPECT_EQ(values_of(found, parameter.name), values_of(source, parameter.name))
+          << parameter.name;
+    }
+  }
+}
+
+TEST(Checkpoint, QuantizedWeightsAreRefusedByTheNameOfTheirMethod) {
+  const TemporaryFolder folder;
+  copy_renamed(data_path("bad/controls/model_ok"), folder.path(), [](const std::string& name) {
+    return name.ends_with("q_proj.weight") ? name.substr(0, name.size() - 6) + "qweight" : name;
+  });
+  EXPECT_NE(input_error([&] { Checkpoint checkpoint(folder.path()); }).find("model.safetensors"),
+            std::string::npos);
+  nlohmann::json config = nlohmann::json::parse(read_file(folder / "config.json"));
+  config["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 4}};
+  write_file(folder / "config.json", config.dump());
+  const std::string message = input_error([&] { Checkpoint checkpoint(folder.path()); });
+  EXPECT_NE(message.find("'quantization_config'"), std::string::npos) << message;
+  EXPECT_NE(message.find("quantized by gptq"), std::string::npos) << message;
+}
+
+/// Heads that are not tied to the embedding are not tied to the other bias either.
+TEST(Checkpoint, AnUntiedHeadOfAnEncoderHasItsOwnBias) {
+  const ModelConfig config = [] {
+    auto roberta = preset_config("roberta-tiny").as<RobertaConfig>();
+    roberta.tie_word_embeddings = false;
+    roberta.layers = 1;
+    return ModelConfig(roberta);
+  }();
+  for (const bool has_both : {true, false}) {
+    const TemporaryFolder folder;
+    write_file(folder / "config.json", config_text(config));
+    std::vector<SafetensorsTensor> tensors;
+    for (const ParameterShape& parameter : parameter_shapes(config)) {
+      tensors.push_back({parameter.name, DType::f32, parameter.shape});
+    }
+    if (has_both) {
+      tensors.push_back({"lm_head.bias", DType::f32, {256}});
+    } else {
+      std::ranges::find(tensors, "lm_head.decoder.bias", &SafetensorsTensor::name)->name =
+          "lm_head.bias";
+    }
+    SafetensorsWriter writer(folder / "model.safetensors", tensors);
+    for (const SafetensorsTensor& tensor : tensors) {
+      const std::vector<float> values(
+          static_cast<std::size_t>(ParameterShape{"", tensor.shape}.elements()),
+          tensor.name.ends_with("decoder.bias") ? 2.0F : 1.0F);
+      writer.append(tensor.name, std::as_bytes(std::span(values)));
+    }
+    writer.finish();
+    const Checkpoint checkpoint(folder.path());
+    EXPECT_EQ(values_of(checkpoint, "lm_head.decoder.bias"),
+              std::vector<float>(256, has_both ? 2.0F : 1.0F));
+  }
 }
 
 TEST(Checkpoint, FilesMayBeLinksAsInDownloadCaches) {
