@@ -159,7 +159,17 @@ void ModelPlan::check_biases() const {
 
 void ModelPlan::check_heads() const {
   const CommonConfig& config = dimensions();
+  const auto require_whole_heads = [&](const std::string& name, std::int64_t head_rows, int rank) {
+    const ShardRange& rows = range(name, rank);
+    require(rows.row_begin % head_rows == 0 && rows.row_end % head_rows == 0,
+            "the plan gives rank {} rows [{}, {}) of {}, which are no whole heads of {}", rank,
+            rows.row_begin, rows.row_end, name, head_rows);
+  };
   for (int rank = 0; rank < layout_.mesh.tensor; ++rank) {
+    require_whole_heads(outline_.query, query_rows(), rank);
+    if (!heads_are_fused()) require_whole_heads(outline_.key, config.head_dim, rank);
+    require(outline_.value.empty() || range(outline_.value, rank) == range(outline_.key, rank),
+            "the plan cuts {} differently from {}", outline_.value, outline_.key);
     const std::int64_t group = config.attention_heads / config.kv_heads;
     const std::int64_t last = first_query_head(rank) + query_heads(rank) - 1;
     require(first_query_head(rank) / group >= first_key_value_head(rank) &&
@@ -222,12 +232,13 @@ std::int64_t ModelPlan::residual_tokens(int rank, std::int64_t sequence_length) 
 ExpectedCommunication ModelPlan::communication(std::int64_t batch, std::int64_t sequence_length,
                                                DType dtype) const {
   ExpectedCommunication expected{};
-  const auto add = [&expected](Collective collective, std::int64_t calls, std::int64_t bytes) {
-    ExpectedCollective& entry = expected[static_cast<std::size_t>(collective)];
-    entry.calls += calls;
-    entry.bytes += bytes;
-  };
   const auto [data, context, tensor] = layout_.mesh;
+  const auto add = [&expected, replicas = layout_.mesh.data](
+                       Collective collective, std::int64_t calls, std::int64_t bytes) {
+    ExpectedCollective& entry = expected[static_cast<std::size_t>(collective)];
+    entry.calls += replicas * calls;
+    entry.bytes += replicas * bytes;
+  };
   if (tensor > 1) {
     const std::int64_t sums =
         (embedding_is_sharded() ? 1 : 0) +

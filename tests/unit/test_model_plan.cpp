@@ -144,6 +144,57 @@ TEST(ModelPlan, RulesThatCutABlockAtDifferentPlacesAreRefused) {
   EXPECT_THROW(ModelPlan(preset_config("llama-7b"), tensor_layout(2), rules), UsageError);
 }
 
+/// The built-in table with `axis` in the place of that of the parameters whose pattern holds
+/// `part`.
+std::vector<PlanRule> rules_with(const std::string& part, const PlanRule& other) {
+  std::vector<PlanRule> rules = default_tensor_parallel_rules();
+  for (PlanRule& rule : rules) {
+    if (rule.pattern.find(part) == std::string::npos) continue;
+    rule.style = other.style;
+    rule.axis = other.axis;
+  }
+  return rules;
+}
+
+TEST(ModelPlan, QueriesThatNobodyHoldsAreRefused) {
+  std::vector<PlanRule> rules = rules_with("q_proj", {"", ShardStyle::column, "key_value_heads"});
+  for (PlanRule& rule : rules) {
+    if (rule.pattern.find("o_proj") != std::string::npos) rule.axis = "key_value_heads";
+  }
+  EXPECT_THROW(ModelPlan(preset_config("llama-3-8b"), tensor_layout(2), rules), UsageError);
+}
+
+TEST(ModelPlan, HeadsThatAreCutAreRefused) {
+  LlamaConfig config = preset_config("tiny").llama();
+  config.vocab_size = config.attention_heads * config.head_dim;
+  std::vector<PlanRule> rules = rules_with("q_proj", {"", ShardStyle::column, "vocabulary"});
+  for (PlanRule& rule : rules) {
+    if (rule.pattern.find("o_proj") != std::string::npos) rule.axis = "vocabulary";
+  }
+  EXPECT_NO_THROW(ModelPlan(config, tensor_layout(2), rules));
+  EXPECT_THROW(ModelPlan(config, tensor_layout(3), rules), UsageError);
+}
+
+TEST(ModelPlan, ValuesDealtOtherwiseThanTheirKeysAreRefused) {
+  std::vector<PlanRule> rules = default_tensor_parallel_rules();
+  rules.insert(rules.begin(),
+               {R"(model\.layers\.\d+\.self_attn\.v_proj\.weight)", ShardStyle::replicate, ""});
+  EXPECT_THROW(ModelPlan(preset_config("llama-3-8b"), tensor_layout(2), rules), UsageError);
+}
+
+TEST(ModelPlan, EveryReplicaSendsTheSame) {
+  const ModelConfig config = preset_config("tiny");
+  const auto bytes = [&](int replicas) {
+    ParallelLayout layout = tensor_layout(2);
+    layout.mesh.data = replicas;
+    return ModelPlan(config, layout)
+        .communication(1, 8, DType::f32)[index_of(Collective::all_reduce)]
+        .bytes;
+  };
+  EXPECT_GT(bytes(1), 0);
+  EXPECT_EQ(bytes(3), 3 * bytes(1));
+}
+
 TEST(ModelPlan, BiasesCutDifferentlyFromTheirFeaturesAreRefused) {
   std::vector<PlanRule> rules = default_tensor_parallel_rules();
   // The weights of these alone.
@@ -166,42 +217,6 @@ TEST(ModelPlan, PatternsOfOtherArchitecturesAreFineAndMistakesAreNot) {
   for (const int ranks : {1, 2}) {
     EXPECT_THROW(ModelPlan(preset_config("llama-7b"), tensor_layout(ranks), rules), UsageError);
   }
-}
-
-TEST(SequenceSharding, RunsOfAllRanksCoverTheSequenceOnce) {
-  for (const std::int64_t length : {1, 2, 5, 7, 8, 64, 257, 6998}) {
-    for (int ranks = 1; ranks <= 5; ++ranks) {
-      const SequenceSharding sharding(length, ranks);
-      std::vector<int> seen(static_cast<std::size_t>(length), 0);
-      for (int rank = 0; rank < ranks; ++rank) {
-        std::int64_t tokens = 0;
-        for (const TokenRun& run : sharding.runs(rank)) {
-          tokens += run.length;
-          for (std::int64_t t = 0; t < run.length; ++t) {
-            seen[static_cast<std::size_t>(run.position + t)] += 1;
-          }
-        }
-        EXPECT_EQ(tokens, sharding.local_tokens(rank));
-        EXPECT_LE(tokens, sharding.largest_local_tokens());
-      }
-      for (const int count : seen) EXPECT_EQ(count, 1);
-    }
-  }
-}
-
-TEST(SequenceSharding, ZigzagBalancesTheScoresOfACausalMask) {
-  const SequenceSharding sharding(6998, 4);
-  std::int64_t least = INT64_MAX;
-  std::int64_t most = 0;
-  for (int rank = 0; rank < 4; ++rank) {
-    std::int64_t scores = 0;
-    for (const TokenRun& run : sharding.runs(rank)) {
-      for (std::int64_t t = 0; t < run.length; ++t) scores += run.position + t + 1;
-    }
-    least = std::min(least, scores);
-    most = std::max(most, scores);
-  }
-  EXPECT_LE(static_cast<double>(most - least), 0.05 * static_cast<double>(most));
 }
 
 }  // namespace
