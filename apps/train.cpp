@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "apps/train.hpp"
 
-#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -112,7 +111,6 @@ class TrainRun {
     require_count("--seq-len", request_.sequence_length, 2);
     require_count("--warmup", request_.warmup, 0);
     require_range("--lr", request_.learning_rate, 0.0, 1e3);
-    require_range("--eps", request_.epsilon, 0.0, 1.0);
     require_range("--momentum", request_.momentum, 0.0, 1.0);
     require_range("--weight-decay", request_.weight_decay, 0.0, 1e3);
     require_range("--dropout", request_.dropout, 0.0, 0.999);
@@ -120,7 +118,7 @@ class TrainRun {
     require_one_of("--optimizer", request_.optimizer, {"adamw", "sgd"});
     require_one_of("--recompute", request_.recompute, {"none", "selective", "full"});
     static_cast<void>(learning_rate_decay_from_name(request_.schedule));
-    for (const double beta : request_.betas) require_range("--betas", beta, 0.0, 1.0);
+    adamw_options().check();
     require(!request_.save_gradients || request_.steps > 0,
             "--save-gradients needs at least one step");
   }
@@ -135,13 +133,15 @@ class TrainRun {
     return request_.model && find_tokenizer(*request_.model).has_value();
   }
 
+  [[nodiscard]] AdamWOptions adamw_options() const {
+    return {.beta1 = request_.betas[0], .beta2 = request_.betas[1], .epsilon = request_.epsilon};
+  }
+
   [[nodiscard]] std::unique_ptr<Optimizer> make_optimizer(const Model& model) const {
     const std::vector<ParameterGroup> groups =
         decay_groups(model.parameters(), request_.weight_decay, request_.decay_all);
     if (request_.optimizer == "sgd") return make_sgd(groups, request_.momentum);
-    return make_adamw(
-        groups,
-        {.beta1 = request_.betas[0], .beta2 = request_.betas[1], .epsilon = request_.epsilon});
+    return make_adamw(groups, adamw_options());
   }
 
   [[nodiscard]] TrainerOptions trainer_options() const {
@@ -169,10 +169,6 @@ class TrainRun {
                    : std::function<void(const ShardedGradients&)>());
     backend_of(model.device()).synchronize();
     const double seconds = stopwatch.seconds();
-    if (!std::isfinite(result.loss)) {
-      throw Error(
-          fmt::format("the loss of step {} is {}: training cannot go on", step, result.loss));
-    }
     if (!speaks) return;
     MemoryCounters memory = allocator.counters();
     memory += context.communication_memory();

@@ -43,6 +43,11 @@ CrossEntropy vocabulary_parallel_cross_entropy(const Model& model, const Tensor&
   result.scored =
       std::ranges::count_if(targets, [](std::int32_t target) { return target != kIgnoredLabel; });
   require(result.scored > 0, "no position of the batch has a label to be scored");
+  const std::int64_t vocabulary = model.plan().dimensions().vocab_size;
+  for (const std::int32_t target : targets) {
+    require(target == kIgnoredLabel || (target >= 0 && target < vocabulary),
+            "label {} lies outside the vocabulary of {}", target, vocabulary);
+  }
 
   const std::int64_t batch = logits.dim(0);
   const std::int64_t positions = batch * logits.dim(1);

@@ -26,7 +26,7 @@ struct CrossEntropy {
 /// Cross-entropy of a model's logits [batch, block tokens, vocabulary rows], this rank's part, with
 /// targets [batch, length], the same on every rank. Ranks that share the vocabulary exchange three
 /// numbers for each position; logits are never gathered. Overwrites the logits. Collective. Throws
-/// UsageError if no position is scored.
+/// UsageError if no position is scored, or by a label that the vocabulary has not.
 [[nodiscard]] CrossEntropy vocabulary_parallel_cross_entropy(const Model& model,
                                                              const Tensor& logits,
                                                              std::span<const std::int32_t> targets);

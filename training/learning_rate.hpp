@@ -6,8 +6,8 @@
 
 namespace portolan {
 
-/// After warm-up: constant; or down to 0 at the last step, linearly or along half a cosine
-/// (Loshchilov and Hutter 2016, arXiv:1608.03983).
+/// After warm-up: constant; or falling linearly or along half a cosine (Loshchilov and Hutter 2016,
+/// arXiv:1608.03983), to be 0 in step total_steps, the first that is not taken.
 enum class LearningRateDecay { constant, linear, cosine };
 /// Throws UsageError that lists the names.
 [[nodiscard]] LearningRateDecay learning_rate_decay_from_name(std::string_view name);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/error.hpp"
 #include "core/ops.hpp"
 
 namespace portolan {
@@ -116,6 +117,17 @@ class Sgd final : public Optimizer {
 
 }  // namespace
 
+void AdamWOptions::check() const {
+  // A moment that keeps everything has a bias correction of 0.
+  for (const double beta : {beta1, beta2}) {
+    require(beta >= 0.0 && static_cast<float>(beta) < 1.0F,
+            "AdamW's betas must be from 0 to less than 1, found {}", beta);
+  }
+  // Where all gradients have been 0, epsilon is what is divided by.
+  require(std::isfinite(epsilon) && static_cast<float>(epsilon) > 0.0F,
+          "AdamW's epsilon must be above 0, found {}", epsilon);
+}
+
 std::vector<ParameterGroup> decay_groups(const std::vector<ParameterPointer>& parameters,
                                          double weight_decay, bool decay_all) {
   ParameterGroup decayed{{}, weight_decay};
@@ -129,6 +141,7 @@ std::vector<ParameterGroup> decay_groups(const std::vector<ParameterPointer>& pa
 
 std::unique_ptr<Optimizer> make_adamw(const std::vector<ParameterGroup>& groups,
                                       const AdamWOptions& options) {
+  options.check();
   return std::make_unique<AdamW>(groups, options);
 }
 

@@ -34,6 +34,9 @@ struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double epsilon = 1e-8;
+
+  /// Throws UsageError that names the option out of range.
+  void check() const;
 };
 
 /// Loshchilov and Hutter 2019, arXiv:1711.05101: decay decoupled from the moments, applied first.

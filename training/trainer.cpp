@@ -2,6 +2,7 @@
 #include "training/trainer.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "core/backend.hpp"
@@ -36,6 +37,13 @@ TrainingStep Trainer::step(const TrainingBatch& batch,
   tape.backward(logits, std::move(loss.grad_logits));
 
   result.gradient_norm = gradients_.norm();
+  // The same on all ranks. Parameters and moments would keep what is no number.
+  if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm)) {
+    throw Error(
+        fmt::format("step {}: the loss is {}, the gradients' norm {}: training cannot go on, "
+                    "nothing was updated",
+                    steps_, result.loss, result.gradient_norm));
+  }
   if (inspect) inspect(gradients_);
   // As PyTorch's clip_grad_norm_ does, with its guard against a norm of 0.
   constexpr double kGuard = 1e-6;

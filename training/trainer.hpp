@@ -46,7 +46,8 @@ class Trainer {
   /// `model` was made for training and outlives the trainer.
   Trainer(const Model& model, std::unique_ptr<Optimizer> optimizer, const TrainerOptions& options);
 
-  /// Forward, backward, update. `inspect`, if given, sees the gradients before clipping.
+  /// Forward, backward, update. `inspect`, if given, sees the gradients before clipping. Throws
+  /// Error, with nothing updated, if the loss or the gradients are not finite.
   TrainingStep step(const TrainingBatch& batch,
                     const std::function<void(const ShardedGradients&)>& inspect = {});
 

@@ -7,16 +7,20 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/error.hpp"
 #include "core/json_file.hpp"
+#include "core/ops.hpp"
 #include "core/safetensors.hpp"
 #include "models/registry.hpp"
 #include "tests/mpi/layouts.hpp"
 #include "tests/mpi/test_runtime.hpp"
+#include "training/cross_entropy.hpp"
 #include "training/trainer.hpp"
 
 namespace portolan {
@@ -49,10 +53,10 @@ TrainingBatch golden_batch(const std::string& model = "llama-tiny-gqa") {
 class TrainedModel {
  public:
   explicit TrainedModel(const ParallelLayout& layout, const std::string& model = "llama-tiny-gqa",
-                        DType dtype = DType::f32)
+                        DType dtype = DType::f32, Communicator& ranks = test_world())
       : name_(model),
         checkpoint_(folder_of(model)),
-        context_(test_world(), layout),
+        context_(ranks, layout),
         weights_(make_checkpoint_weights(checkpoint_)),
         model_(make_model({.plan = ModelPlan(checkpoint_.config(), layout),
                            .context = context_,
@@ -79,15 +83,20 @@ class TrainedModel {
 
 using Gradients = std::map<std::string, std::vector<float>>;
 
-Gradients gradients_of_first_step(const TrainedModel& setup, const TrainerOptions& options = {}) {
+Gradients gradients_of(const TrainedModel& setup, const TrainingBatch& batch,
+                       const TrainerOptions& options = {}) {
   Gradients gradients;
   Trainer trainer = setup.trainer(options);
-  trainer.step(golden_batch(setup.name()), [&](const ShardedGradients& sharded) {
+  trainer.step(batch, [&](const ShardedGradients& sharded) {
     sharded.visit_gradients([&](const std::string& name, const Tensor& whole) {
       gradients[name] = {whole.data<float>(), whole.data<float>() + whole.elements()};
     });
   });
   return gradients;
+}
+
+Gradients gradients_of_first_step(const TrainedModel& setup, const TrainerOptions& options = {}) {
+  return gradients_of(setup, golden_batch(setup.name()), options);
 }
 
 void for_each_layout(const std::function<void(const ParallelLayout&)>& test) {
@@ -104,7 +113,8 @@ class GoldenTraining : public ::testing::TestWithParam<std::string> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTraining,
-                         ::testing::Values("llama-tiny-gqa", "gpt-bigcode-tiny", "roberta-tiny"),
+                         ::testing::Values("llama-tiny-gqa", "llama-tiny-bias", "gpt-bigcode-tiny",
+                                           "roberta-tiny"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::ranges::replace(name, '-', '_');
@@ -172,6 +182,36 @@ TEST_P(GoldenTraining, SameBitsFromRunToRunAndUnderRecomputation) {
   });
 }
 
+TEST_P(GoldenTraining, SequencesOfFewerTokensThanRanksGiveTheGradientsOfOneRank) {
+  const auto single = make_single_communicator();
+  for (const std::int64_t length : {2, 3}) {
+    TrainingBatch batch = golden_batch(GetParam());
+    batch.ids.resize(static_cast<std::size_t>(2 * length));
+    batch.labels = batch.ids;
+    batch.batch = 2;
+    batch.real_tokens = {{0, length}, {0, 2}};
+    if (length > 2) batch.labels.back() = kIgnoredLabel;  // of padding
+    const Gradients expected =
+        gradients_of(TrainedModel({}, GetParam(), DType::f32, *single), batch);
+    float largest = 0.0F;
+    for (const auto& [name, values] : expected) {
+      for (const float value : values) largest = std::max(largest, std::abs(value));
+    }
+    for_each_layout([&](const ParallelLayout& layout) {
+      const Gradients found = gradients_of(TrainedModel(layout, GetParam()), batch);
+      ASSERT_EQ(found.size(), expected.size());
+      for (const auto& [name, values] : expected) {
+        const std::vector<float>& own = found.at(name);
+        ASSERT_EQ(own.size(), values.size()) << name;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          // Of the largest of all: those of keys cancel out where a token sees itself alone.
+          ASSERT_NEAR(own[i], values[i], 1e-5F * largest) << name;
+        }
+      }
+    });
+  }
+}
+
 TEST(Training, HooksFireOnceForEachParameterWhenItsGradientIsComplete) {
   for (const Recomputation recomputation : {Recomputation::none, Recomputation::full}) {
     const TrainedModel setup(layouts(test_world().size()).front());
@@ -212,6 +252,33 @@ TEST(Training, Bf16ComputeOverF32MastersFollowsTheF32Curve) {
       EXPECT_NEAR(trainer.step(golden_batch()).loss, expected, 0.04 * expected) << step;
     }
   });
+}
+
+TEST(Training, ALossThatIsNoNumberEndsItBeforeAnythingIsUpdated) {
+  for_each_layout([&](const ParallelLayout& layout) {
+    const TrainedModel setup(layout);
+    Trainer trainer = setup.trainer();
+    Parameter& last = *setup.model().parameters().back();
+    const auto first_of = [](const Parameter& parameter) {
+      return parameter.master().data<float>()[0];
+    };
+    const float before = first_of(*setup.model().parameters().front());
+    ops::fill(last.master(), std::numeric_limits<float>::quiet_NaN());
+    last.refresh();
+    EXPECT_THROW(trainer.step(golden_batch()), Error);
+    EXPECT_EQ(first_of(*setup.model().parameters().front()), before);
+  });
+}
+
+TEST(Training, LabelsOutsideTheVocabularyAreRefusedOnEveryRank) {
+  const TrainedModel setup(layouts(test_world().size()).front());
+  Trainer trainer = setup.trainer();
+  for (const std::int32_t label : {-1, 1 << 20}) {
+    TrainingBatch batch = golden_batch();
+    batch.labels.at(1) = label;
+    EXPECT_THROW(trainer.step(batch), UsageError);
+  }
+  EXPECT_TRUE(std::isfinite(trainer.step(golden_batch()).loss)) << "as if nothing had happened";
 }
 
 }  // namespace

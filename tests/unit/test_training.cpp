@@ -83,6 +83,26 @@ TEST(Optimizer, ParametersWithoutAGradientStayAsTheyAre) {
   EXPECT_EQ(parameter->master().data<float>()[0], 1.0F);
 }
 
+TEST(Optimizer, AdamWRefusesWhatWouldDivideByZero) {
+  for (const AdamWOptions& options :
+       {AdamWOptions{.beta1 = 1.0}, AdamWOptions{.beta2 = 1.0 - 1e-12}, AdamWOptions{.beta1 = -0.1},
+        AdamWOptions{.epsilon = 0.0}, AdamWOptions{.epsilon = 1e-60},
+        AdamWOptions{.epsilon = std::nan("")}}) {
+    EXPECT_THROW(static_cast<void>(make_adamw({}, options)), UsageError);
+  }
+}
+
+TEST(Optimizer, AdamWLeavesWhatHasNoGradientsButZeros) {
+  const ParameterPointer parameter = constant({2, 2}, 1.0F);
+  const auto adamw = make_adamw({{{parameter}, 0.0}}, {.beta1 = 0.0, .beta2 = 0.0});
+  for (int step = 0; step < 3; ++step) {
+    parameter->clear_gradient();
+    ops::fill(parameter->gradient(), 0.0F);
+    adamw->step(0.1, 1.0);
+    EXPECT_EQ(parameter->master().data<float>()[0], 1.0F);
+  }
+}
+
 TEST(ConfigText, IsReadBackAsTheSameConfig) {
   LlamaConfig config = preset_config("llama-3-8b").llama();
   for (const RopeScaling& scaling :
@@ -94,6 +114,12 @@ TEST(ConfigText, IsReadBackAsTheSameConfig) {
   config.sliding_window = 17;
   config.tie_word_embeddings = true;
   config.eos_token_ids = {3, 4};
+  EXPECT_EQ(parse_model_config(config_text(config), "text").llama(), config);
+  config.sliding_window.reset();
+  config.attention_bias = true;
+  EXPECT_EQ(parse_model_config(config_text(config), "text").llama(), config);
+  config.attention_bias = false;
+  config.mlp_bias = true;
   EXPECT_EQ(parse_model_config(config_text(config), "text").llama(), config);
 }
 
