@@ -66,7 +66,8 @@ void Model::adopt(const ShardLoader& loader) {
 }
 
 bool Model::logits_are_sharded() const {
-  return plan_.vocabulary(context_.tensor().rank()).rows() < plan_.dimensions().vocab_size;
+  // By the plan, so that ranks agree however few rows there are.
+  return plan_.parameters().at(plan_.outline().head).style != ShardStyle::replicate;
 }
 
 std::int64_t Model::weight_bytes() const {
@@ -142,26 +143,57 @@ SequenceSharding Model::announce_tokens(std::int64_t length, std::int64_t batch,
   return sharding;
 }
 
-ForwardPass Model::start(std::span<const std::int32_t> ids, std::int64_t batch,
-                         const ForwardOptions& options) const {
+void Model::check(std::span<const std::int32_t> ids, std::int64_t batch,
+                  const ForwardOptions& options) const {
   require(batch > 0 && !ids.empty() && std::ssize(ids) % batch == 0,
           "{} token ids do not form a batch of {} sequences", ids.size(), batch);
-  const std::int64_t length = std::ssize(ids) / batch;
+  const std::int64_t vocabulary = plan_.dimensions().vocab_size;
+  for (const std::int32_t id : ids) {
+    require(id >= 0 && id < vocabulary, "token id {} lies outside the vocabulary of {}", id,
+            vocabulary);
+  }
   const std::int64_t past = options.cache == nullptr ? 0 : options.cache->length();
-  require(past + length <= maximum_length_, "a sequence of {} tokens exceeds the model's {}",
-          past + length, maximum_length_);
+  const std::int64_t length = past + std::ssize(ids) / batch;
+  require(length <= maximum_length_, "a sequence of {} tokens exceeds the model's {}", length,
+          maximum_length_);
   const std::vector<KeyRange>& real = options.real_tokens;
   require(real.empty() || std::ssize(real) == batch,
           "{} ranges of real tokens for a batch of {} sequences", real.size(), batch);
-  std::vector<std::int32_t> positions;
-  for (std::int64_t b = 0; b < batch; ++b) {
-    const auto row = static_cast<std::size_t>(b);
-    const std::vector<std::int32_t> own = this->positions(
-        ids.subspan(row * static_cast<std::size_t>(length), static_cast<std::size_t>(length)),
-        real.empty() ? KeyRange{-past, length}
-                     : KeyRange{real[row].begin - past, real[row].end - past});
-    positions.insert(positions.end(), own.begin(), own.end());
+  for (const KeyRange& tokens : real) {
+    require(tokens.begin >= 0 && tokens.begin <= tokens.end && tokens.end <= length,
+            "real tokens [{}, {}) of a sequence of {}", tokens.begin, tokens.end, length);
   }
+  const std::vector<std::int32_t>& types = options.token_types;
+  require(types.empty() || types.size() == ids.size(), "{} token types for {} token ids",
+          types.size(), ids.size());
+  for (const std::int32_t type : types) {
+    require(type >= 0 && type < plan_.outline().token_types,
+            "token type {}, the model knows {} types", type, plan_.outline().token_types);
+  }
+}
+
+std::vector<std::int32_t> Model::all_positions(std::span<const std::int32_t> ids,
+                                               std::int64_t batch,
+                                               const ForwardOptions& options) const {
+  const std::int64_t past = options.cache == nullptr ? 0 : options.cache->length();
+  const std::size_t length = ids.size() / static_cast<std::size_t>(batch);
+  std::vector<std::int32_t> all;
+  for (std::size_t row = 0; row * length < ids.size(); ++row) {
+    KeyRange real{-past, static_cast<std::int64_t>(length)};
+    if (!options.real_tokens.empty()) {
+      real = {options.real_tokens[row].begin - past, options.real_tokens[row].end - past};
+    }
+    const std::vector<std::int32_t> own = positions(ids.subspan(row * length, length), real);
+    all.insert(all.end(), own.begin(), own.end());
+  }
+  return all;
+}
+
+ForwardPass Model::start(std::span<const std::int32_t> ids, std::int64_t batch,
+                         const ForwardOptions& options) const {
+  check(ids, batch, options);
+  const std::int64_t length = std::ssize(ids) / batch;
+  const std::vector<std::int32_t> positions = all_positions(ids, batch, options);
   const SequenceSharding sharding = announce_tokens(length, batch, options);
   const int rank = context_.mesh().coordinates().context;
   const std::vector<TokenRun> runs = sharding.runs(rank);
@@ -175,14 +207,12 @@ ForwardPass Model::start(std::span<const std::int32_t> ids, std::int64_t batch,
                    .selective = options.recomputation == Recomputation::selective};
   if (plan_.outline().token_types > 0) {
     std::vector<std::int32_t> types = options.token_types;
-    types.resize(types.empty() ? ids.size() : types.size(), 0);
-    require(types.size() == ids.size(), "{} token types for {} token ids", types.size(),
-            ids.size());
+    types.resize(ids.size(), 0);
     pass.token_types = upload(dealt(types, runs, batch), {batch * tokens}, device_);
   }
   // Under a causal mask no real token sees padding behind it.
-  if (is_causal() &&
-      std::ranges::all_of(real, [](const KeyRange& each) { return each.begin == 0; })) {
+  if (is_causal() && std::ranges::all_of(options.real_tokens,
+                                         [](const KeyRange& each) { return each.begin == 0; })) {
     pass.options.real_tokens.clear();
   }
   return pass;
@@ -250,7 +280,7 @@ Tensor Model::next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
   const Tensor gathered =
       context_.world().allocate({batch, plan_.dimensions().vocab_size}, DType::f32, device_);
   ops::fill(gathered, 0.0F);
-  if (has_last && (logits_are_sharded() || at.tensor == 0)) {
+  if (has_last && adds_logits()) {
     const ShardRange vocabulary = plan_.vocabulary(at.tensor);
     ops::copy(logits.view({batch, logits.dim(2)}),
               gathered.slice(1, vocabulary.row_begin, vocabulary.row_end));
@@ -258,6 +288,11 @@ Tensor Model::next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
   // Adding zeros is exact, so a sum is a gather that knows nothing of who holds what.
   context_.world().all_reduce(gathered);
   return ops::to_host(gathered);
+}
+
+bool Model::adds_logits() const {
+  const MeshCoordinates& at = context_.mesh().coordinates();
+  return at.data == 0 && (logits_are_sharded() || at.tensor == 0);
 }
 
 KeyValueCache Model::make_cache(std::int64_t batch, std::int64_t tokens) const {
@@ -284,8 +319,7 @@ Tensor Model::gather_logits(const Tensor& logits, std::span<const std::int64_t> 
     const std::int64_t position = wanted[i] % length;
     require(wanted[i] >= 0 && sequence < logits.dim(0), "logit row {} lies outside the batch",
             wanted[i]);
-    // Replicated logits are contributed once.
-    if (!logits_are_sharded() && coordinates.tensor != 0) continue;
+    if (!adds_logits()) continue;
     std::int64_t row = 0;
     for (const TokenRun& run : sharding.runs(coordinates.context)) {
       if (position >= run.position && position < run.position + run.length) {

@@ -65,7 +65,8 @@ class Model {
 
   /// One forward pass over `ids` [batch, length] (row-major, the same on every rank). Returns this
   /// rank's logits [batch, block tokens, vocabulary rows]: its part of the sequence under ring
-  /// attention, its part of the vocabulary under tensor parallelism.
+  /// attention, its part of the vocabulary under tensor parallelism. Throws UsageError for ids
+  /// outside the vocabulary, sequences too long and options that do not fit them.
   [[nodiscard]] Tensor forward(std::span<const std::int32_t> ids, std::int64_t batch,
                                const HiddenStateObserver& observer = {}) const;
   [[nodiscard]] Variable forward(std::span<const std::int32_t> ids, std::int64_t batch,
@@ -129,10 +130,20 @@ class Model {
   ColumnParallelLinear head_;
 
  private:
+  /// Throws UsageError for tokens and options that this model cannot run.
+  void check(std::span<const std::int32_t> ids, std::int64_t batch,
+             const ForwardOptions& options) const;
+  /// Of the tokens of all sequences.
+  [[nodiscard]] std::vector<std::int32_t> all_positions(std::span<const std::int32_t> ids,
+                                                        std::int64_t batch,
+                                                        const ForwardOptions& options) const;
   [[nodiscard]] ForwardPass start(std::span<const std::int32_t> ids, std::int64_t batch,
                                   const ForwardOptions& options) const;
   [[nodiscard]] SequenceSharding announce_tokens(std::int64_t length, std::int64_t batch,
                                                  const ForwardOptions& options) const;
+  /// Whether this rank's logits are added where those of all ranks are brought together: of ranks
+  /// with the same ones, one's are.
+  [[nodiscard]] bool adds_logits() const;
   [[nodiscard]] Stream enter_blocks(const ForwardPass& pass) const;
   [[nodiscard]] Stream run_blocks(Stream stream, const ForwardPass& pass) const;
 

@@ -130,8 +130,8 @@ TEST_P(GoldenGeneration, APromptInPiecesGivesTheLogitsOfTheWhole) {
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenGeneration,
                          ::testing::Values("llama-tiny-gqa", "llama-tiny-mha-bf16",
-                                           "llama3-tiny-tied", "mistral-tiny-swa",
-                                           "gpt-bigcode-tiny"),
+                                           "llama-tiny-bias", "llama3-tiny-tied",
+                                           "mistral-tiny-swa", "gpt-bigcode-tiny"),
                          [](const auto& name) {
                            std::string text = name.param;
                            std::ranges::replace(text, '-', '_');

@@ -243,8 +243,8 @@ TEST(QuantizedTraining, IsRefused) {
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenModel,
                          ::testing::Values("llama-tiny-gqa", "llama-tiny-mha-bf16",
-                                           "llama3-tiny-tied", "mistral-tiny-swa",
-                                           "gpt-bigcode-tiny", "roberta-tiny"),
+                                           "llama-tiny-bias", "llama3-tiny-tied",
+                                           "mistral-tiny-swa", "gpt-bigcode-tiny", "roberta-tiny"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::ranges::replace(name, '-', '_');
@@ -301,6 +301,8 @@ std::vector<UnevenModel> uneven_models() {
   // Groups of 4 query heads, which shares of 3, 3, 2 heads cut.
   grouped.attention_heads = 8;
   grouped.kv_heads = 2;
+  LlamaConfig biased = grouped;
+  biased.attention_bias = biased.mlp_bias = true;
   LlamaConfig windowed = uneven_llama();
   windowed.sliding_window = 4;
   const auto bigcode = preset_config("gpt-bigcode-tiny").as<GptBigCodeConfig>();
@@ -311,6 +313,7 @@ std::vector<UnevenModel> uneven_models() {
   bert.type_vocab_size = 2;
   return {{"llama", uneven_llama()},
           {"llama_grouped", grouped},
+          {"llama_biased", biased},
           {"mistral", windowed},
           {"gpt_bigcode", uneven(bigcode, 1)},
           {"gpt_bigcode_mha", uneven(bigcode, 10)},
@@ -429,6 +432,77 @@ TEST(TokenTypes, MoveTheLogitsOfModelsThatDistinguishThem) {
     };
     EXPECT_EQ(logits({}), logits({0, 0, 0, 0}));
     EXPECT_GT(largest_difference(logits({}), logits({0, 0, 1, 1})), 0.1);
+  }
+}
+
+/// Widths and a vocabulary that leave some ranks nothing.
+TEST(NarrowModels, GiveTheLogitsOfOneRankWhereRanksHaveNoPart) {
+  const auto single = make_single_communicator();
+  const ParallelContext alone_context(*single, {});
+  RandomWeightsAndBiases weights(5);
+  for (const std::int64_t vocabulary : {1, 2, 3}) {
+    LlamaConfig config = uneven_llama();
+    config.mlp_bias = true;
+    config.intermediate_size = 1;
+    config.vocab_size = vocabulary;
+    const std::vector<std::int32_t> ids = random_token_ids(3, 2, 5, vocabulary);
+    const auto alone = build(config, {}, alone_context, weights, 5);
+    const std::vector<float> reference = all_logits(*alone, ids, 2);
+    for (const ParallelLayout& layout : layouts(test_world().size())) {
+      SCOPED_TRACE(text(layout) + ", " + std::to_string(vocabulary) + " tokens known");
+      const ParallelContext context(test_world(), layout);
+      const auto model = build(config, layout, context, weights, 5);
+      EXPECT_LE(largest_difference(all_logits(*model, ids, 2), reference),
+                1e-4 * largest(reference));
+    }
+  }
+}
+
+TEST(Replicas, LeaveGatheredLogitsAsTheyAre) {
+  const auto single = make_single_communicator();
+  const ParallelContext alone_context(*single, {});
+  const ModelConfig config = uneven_llama();
+  RandomWeightsAndBiases weights(5);
+  const std::vector<std::int32_t> ids = random_token_ids(3, 2, 5, config.common().vocab_size);
+  const auto alone = build(config, {}, alone_context, weights, 5);
+  const int ranks = test_world().size();
+  for (const int tensor : {1, 2}) {
+    if (ranks % tensor != 0) continue;
+    const ParallelLayout layout{{.data = ranks / tensor, .context = 1, .tensor = tensor}, false};
+    SCOPED_TRACE(text(layout));
+    const ParallelContext context(test_world(), layout);
+    const auto model = build(config, layout, context, weights, 5);
+    const std::vector<float> reference = all_logits(*alone, ids, 2);
+    EXPECT_LE(largest_difference(all_logits(*model, ids, 2), reference), 1e-4 * largest(reference));
+    const Tensor next = model->next_logits(ids, 2, {});
+    const Tensor expected = alone->next_logits(ids, 2, {});
+    for (std::int64_t i = 0; i < expected.elements(); ++i) {
+      ASSERT_NEAR(next.data<float>()[i], expected.data<float>()[i], 1e-4 * largest(reference));
+    }
+  }
+}
+
+TEST(ForwardOptions, ThatDoNotFitTheTokensAreRefusedOnEveryRank) {
+  const ParallelLayout layout = layouts(test_world().size()).front();
+  const ParallelContext context(test_world(), layout);
+  const auto weights = make_random_weights(0);
+  for (const char* preset : {"tiny", "roberta-tiny"}) {
+    SCOPED_TRACE(preset);
+    const auto model = build(preset_config(preset), layout, context, *weights, 8);
+    const std::vector<std::int32_t> ids{1, 2, 3, 4};
+    const auto refuses = [&](const std::vector<std::int32_t>& tokens,
+                             const ForwardOptions& options) {
+      EXPECT_THROW(static_cast<void>(model->forward(tokens, 1, options)), UsageError);
+    };
+    refuses({1, 2, 256}, {});
+    refuses({1, -1, 3}, {});
+    refuses(std::vector<std::int32_t>(9, 1), {});
+    for (const KeyRange& tokens : {KeyRange{-1, 4}, KeyRange{0, 5}, KeyRange{3, 2}}) {
+      refuses(ids, {.real_tokens = {tokens}});
+    }
+    refuses(ids, {.real_tokens = {{0, 4}, {0, 4}}});
+    refuses(ids, {.token_types = {0, 0, 0}});
+    refuses(ids, {.token_types = {0, 0, 0, 5}});
   }
 }
 
