@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <exception>
 #include <functional>
 #include <optional>
 #include <set>
@@ -170,11 +171,12 @@ struct Runtime::State {
     }
     try {
       start(options);
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {
       if (!session) throw;
       // Unwinding would end the job before anybody could print the reason.
       log().error("{}", error.what());
-      abort(error.exit_code());
+      const auto* own = dynamic_cast<const Error*>(&error);
+      abort(own == nullptr ? 1 : own->exit_code());
     }
   }
 
