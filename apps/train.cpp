@@ -118,7 +118,9 @@ class TrainRun {
     require_one_of("--optimizer", request_.optimizer, {"adamw", "sgd"});
     require_one_of("--recompute", request_.recompute, {"none", "selective", "full"});
     static_cast<void>(learning_rate_decay_from_name(request_.schedule));
-    adamw_options().check();
+    // What AdamW divides by must not be 0 in f32.
+    for (const double beta : request_.betas) require_range("--betas", beta, 0.0, 0.999999);
+    require_range("--eps", request_.epsilon, 1e-30, 1.0);
     require(!request_.save_gradients || request_.steps > 0,
             "--save-gradients needs at least one step");
   }
@@ -133,15 +135,13 @@ class TrainRun {
     return request_.model && find_tokenizer(*request_.model).has_value();
   }
 
-  [[nodiscard]] AdamWOptions adamw_options() const {
-    return {.beta1 = request_.betas[0], .beta2 = request_.betas[1], .epsilon = request_.epsilon};
-  }
-
   [[nodiscard]] std::unique_ptr<Optimizer> make_optimizer(const Model& model) const {
     const std::vector<ParameterGroup> groups =
         decay_groups(model.parameters(), request_.weight_decay, request_.decay_all);
     if (request_.optimizer == "sgd") return make_sgd(groups, request_.momentum);
-    return make_adamw(groups, adamw_options());
+    return make_adamw(
+        groups,
+        {.beta1 = request_.betas[0], .beta2 = request_.betas[1], .epsilon = request_.epsilon});
   }
 
   [[nodiscard]] TrainerOptions trainer_options() const {

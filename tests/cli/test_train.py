@@ -203,6 +203,8 @@ class Train(unittest.TestCase):
                             "--batch")
         self.assert_refused([*model, *batch, "--recompute", "some"], "some")
         self.assert_refused([*model, *batch, "--betas", "1.5,0.9"], "--betas")
+        self.assert_refused([*model, *batch, "--betas", "0.9,1"], "--betas")
+        self.assert_refused([*model, *batch, "--eps", "0"], "--eps")
         self.assert_refused([*model, *batch, "--lr", "-1"], "--lr")
         self.assert_refused([*model, "--batch", MODEL / "model.safetensors"], "input_ids")
         self.assert_refused([*model, "--batch", self.folder / "absent"], "absent")
