@@ -89,7 +89,8 @@ struct GptBigCodeConfig : CommonConfig {
   bool operator==(const GptBigCodeConfig&) const = default;
 };
 
-/// RoBERTa and BERT with a masked-language-model head: encoders with LayerNorm behind each block.
+/// RoBERTa, XLM-RoBERTa and BERT with a masked-language-model head: encoders with LayerNorm behind
+/// each block.
 struct RobertaConfig : CommonConfig {
   std::int64_t type_vocab_size = 1;
   std::int64_t pad_token_id = 1;

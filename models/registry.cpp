@@ -13,9 +13,9 @@ namespace portolan {
 namespace {
 
 std::vector<ModelArchitecture>& registry() {
-  static std::vector<ModelArchitecture> architectures{llama_architecture(), mistral_architecture(),
-                                                      gpt_bigcode_architecture(),
-                                                      roberta_architecture(), bert_architecture()};
+  static std::vector<ModelArchitecture> architectures{
+      llama_architecture(),   mistral_architecture(),     gpt_bigcode_architecture(),
+      roberta_architecture(), xlm_roberta_architecture(), bert_architecture()};
   return architectures;
 }
 

@@ -44,6 +44,8 @@ struct EncoderNames {
 [[nodiscard]] std::int64_t first_position(const RobertaConfig& config);
 
 [[nodiscard]] ModelArchitecture roberta_architecture();
+/// The same network under other names: XLM-RoBERTa (Conneau et al. 2019, arXiv:1911.02116).
+[[nodiscard]] ModelArchitecture xlm_roberta_architecture();
 [[nodiscard]] ModelArchitecture bert_architecture();
 
 }  // namespace portolan

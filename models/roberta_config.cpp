@@ -5,32 +5,40 @@
 #include "models/config_fields.hpp"
 #include "models/roberta.hpp"
 
-/// RoBERTa's and BERT's configs: fields, presets, parameters.
+/// RoBERTa's, XLM-RoBERTa's and BERT's configs: fields, presets, parameters.
 namespace portolan {
 namespace {
 
+constexpr std::string_view kRoberta = "roberta";
+constexpr std::string_view kXlmRoberta = "xlm-roberta";
+constexpr std::string_view kBert = "bert";
+
 struct Preset {
   std::string_view name;
+  std::string_view architecture;
   std::string_view variant;
-  bool is_bert;
   std::int64_t hidden_size;
   std::int64_t layers;
   std::int64_t attention_heads;
   std::int64_t vocab_size;
 };
 
-// RoBERTa (Y. Liu et al., 2019, arXiv:1907.11692); BERT (J. Devlin et al., 2018, arXiv:1810.04805),
-// uncased.
-constexpr std::array<Preset, 5> kPresets{{{"roberta-base", "base", false, 768, 12, 12, 50265},
-                                          {"roberta-large", "large", false, 1024, 24, 16, 50265},
-                                          {"roberta-tiny", "tiny", false, 64, 2, 4, 256},
-                                          {"bert-base", "base", true, 768, 12, 12, 30522},
-                                          {"bert-large", "large", true, 1024, 24, 16, 30522}}};
+// RoBERTa (Y. Liu et al., 2019, arXiv:1907.11692); XLM-RoBERTa (A. Conneau et al., 2019,
+// arXiv:1911.02116); BERT (J. Devlin et al., 2018, arXiv:1810.04805), uncased.
+constexpr std::array<Preset, 7> kPresets{
+    {{"roberta-base", kRoberta, "base", 768, 12, 12, 50265},
+     {"roberta-large", kRoberta, "large", 1024, 24, 16, 50265},
+     {"roberta-tiny", kRoberta, "tiny", 64, 2, 4, 256},
+     {"xlm-roberta-base", kXlmRoberta, "base", 768, 12, 12, 250002},
+     {"xlm-roberta-large", kXlmRoberta, "large", 1024, 24, 16, 250002},
+     {"bert-base", kBert, "base", 768, 12, 12, 30522},
+     {"bert-large", kBert, "large", 1024, 24, 16, 30522}}};
 
-std::vector<ModelVariant> variants(bool is_bert) {
+std::vector<ModelVariant> variants(std::string_view architecture) {
+  const bool is_bert = architecture == kBert;
   std::vector<ModelVariant> result;
   for (const Preset& preset : kPresets) {
-    if (preset.is_bert != is_bert) continue;
+    if (preset.architecture != architecture) continue;
     RobertaConfig config;
     config.is_bert = is_bert;
     config.hidden_size = preset.hidden_size;
@@ -50,7 +58,8 @@ std::vector<ModelVariant> variants(bool is_bert) {
       config.bos_token_id = 0;
       config.eos_token_ids = {2};
     }
-    result.push_back({std::string(preset.variant), std::string(preset.name), std::move(config)});
+    result.push_back({std::string(preset.variant), std::string(preset.name),
+                      ModelConfig(std::string(architecture), std::move(config))});
   }
   return result;
 }
@@ -152,13 +161,13 @@ ModelOutline outline(const ModelConfig& model) {
   return result;
 }
 
-ModelArchitecture architecture(bool is_bert) {
+ModelArchitecture architecture(std::string_view name, std::string class_name) {
   ModelArchitecture result;
-  result.name = is_bert ? "bert" : "roberta";
-  result.classes = {is_bert ? "BertForMaskedLM" : "RobertaForMaskedLM"};
-  result.variants = variants(is_bert);
-  result.read_config = [is_bert](const JsonObject& config) {
-    return read_roberta(config, is_bert);
+  result.name = name;
+  result.classes = {std::move(class_name)};
+  result.variants = variants(name);
+  result.read_config = [name](const JsonObject& config) {
+    return ModelConfig(std::string(name), read_roberta(config, name == kBert));
   };
   result.write_config = write;
   result.outline = outline;
@@ -180,7 +189,10 @@ std::int64_t first_position(const RobertaConfig& config) {
   return config.is_bert ? 0 : config.pad_token_id + 1;
 }
 
-ModelArchitecture roberta_architecture() { return architecture(false); }
-ModelArchitecture bert_architecture() { return architecture(true); }
+ModelArchitecture roberta_architecture() { return architecture(kRoberta, "RobertaForMaskedLM"); }
+ModelArchitecture xlm_roberta_architecture() {
+  return architecture(kXlmRoberta, "XLMRobertaForMaskedLM");
+}
+ModelArchitecture bert_architecture() { return architecture(kBert, "BertForMaskedLM"); }
 
 }  // namespace portolan

@@ -69,13 +69,17 @@ def gpt_bigcode(draw):
         multi_query=draw.random() < 0.7, bos_token_id=0, eos_token_id=0))
 
 
-def roberta(draw):
+def roberta(draw, model=transformers.RobertaForMaskedLM, config=transformers.RobertaConfig):
     heads = draw.choice([2, 4])
-    return transformers.RobertaForMaskedLM(transformers.RobertaConfig(
+    return model(config(
         vocab_size=draw.randint(20, 300), hidden_size=heads * draw.choice([8, 12, 16]),
         intermediate_size=draw.randint(17, 150), num_hidden_layers=draw.randint(1, 3),
         num_attention_heads=heads, max_position_embeddings=80, type_vocab_size=1, pad_token_id=1,
         bos_token_id=0, eos_token_id=2, tie_word_embeddings=draw.random() < 0.7))
+
+
+def xlm_roberta(draw):
+    return roberta(draw, transformers.XLMRobertaForMaskedLM, transformers.XLMRobertaConfig)
 
 
 def bert(draw):
@@ -88,7 +92,7 @@ def bert(draw):
 
 
 FAMILIES = {"llama": llama, "mistral": mistral, "gpt_bigcode": gpt_bigcode, "roberta": roberta,
-            "bert": bert}
+            "xlm-roberta": xlm_roberta, "bert": bert}
 CAUSAL = ("llama", "mistral", "gpt_bigcode")
 
 

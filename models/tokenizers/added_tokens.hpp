@@ -17,7 +17,8 @@ namespace portolan {
 /// A token that is found in text before anything else looks at it.
 struct AddedToken {
   std::string content;
-  std::string pattern;  ///< what to look for; empty if it is not to be found
+  std::string pattern;                 ///< what to look for; empty if it is not to be found
+  std::optional<std::string> decoded;  ///< its text in decoding, where that is not `content`
   TokenId id = 0;
   bool single_word = false;  ///< not inside a word
   bool lstrip = false;       ///< takes white space before it along

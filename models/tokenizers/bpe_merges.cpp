@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <functional>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "core/error.hpp"
@@ -16,10 +18,42 @@ constexpr TokenId kMerged = -1;
 
 using Candidate = BpeMerges::Scratch::Candidate;
 
-/// Orders a heap whose top is the lowest rank, then the leftmost.
-bool comes_later(const Candidate& a, const Candidate& b) {
-  return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
+Candidate make_candidate(std::uint32_t rank, std::uint32_t position) {
+  return static_cast<Candidate>(rank) << 32 | position;
 }
+std::uint32_t rank_of(Candidate candidate) { return static_cast<std::uint32_t>(candidate >> 32); }
+std::uint32_t position_of(Candidate candidate) { return static_cast<std::uint32_t>(candidate); }
+
+/// The candidates of a text, the lowest first. Those that are there from the start, which are most,
+/// are sorted once; only what comes later pays for a heap.
+class Agenda {
+ public:
+  explicit Agenda(BpeMerges::Scratch& scratch) : first_(scratch.first), heap_(scratch.heap) {
+    // Those of a long run of one character are in order as they come.
+    if (!std::ranges::is_sorted(first_)) std::ranges::sort(first_);
+  }
+
+  void push(Candidate candidate) {
+    heap_.push_back(candidate);
+    std::ranges::push_heap(heap_, std::greater<>());
+  }
+
+  std::optional<Candidate> pop() {
+    if (next_ < first_.size() && (heap_.empty() || first_[next_] < heap_.front())) {
+      return first_[next_++];
+    }
+    if (heap_.empty()) return std::nullopt;
+    std::ranges::pop_heap(heap_, std::greater<>());
+    const Candidate candidate = heap_.back();
+    heap_.pop_back();
+    return candidate;
+  }
+
+ private:
+  std::vector<Candidate>& first_;
+  std::vector<Candidate>& heap_;
+  std::size_t next_ = 0;
+};
 
 }  // namespace
 
@@ -50,40 +84,35 @@ void BpeMerges::grow() {
 void BpeMerges::apply(std::vector<TokenId>& symbols, Scratch& scratch) const {
   require(symbols.size() < kNone, "a text has at most {} symbols", kNone - 1);
   std::vector<Scratch::Node>& nodes = scratch.nodes;
-  std::vector<Candidate>& heap = scratch.heap;
   nodes.clear();
-  heap.clear();
+  scratch.first.clear();
+  scratch.heap.clear();
   const auto count = static_cast<std::uint32_t>(symbols.size());
   for (std::uint32_t i = 0; i < count; ++i) {
     nodes.push_back({symbols[i], i == 0 ? kNone : i - 1, i + 1 == count ? kNone : i + 1});
     if (i + 1 == count) break;
     if (const Merge* merge = find(symbols[i], symbols[i + 1])) {
-      heap.push_back({merge->rank, i, merge->result});
+      scratch.first.push_back(make_candidate(merge->rank, i));
     }
   }
-  std::make_heap(heap.begin(), heap.end(), comes_later);
+  Agenda agenda(scratch);
   const auto offer = [&](std::uint32_t position, TokenId left, TokenId right) {
-    if (const Merge* merge = find(left, right)) {
-      heap.push_back({merge->rank, position, merge->result});
-      std::push_heap(heap.begin(), heap.end(), comes_later);
-    }
+    if (const Merge* merge = find(left, right)) agenda.push(make_candidate(merge->rank, position));
   };
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), comes_later);
-    const Candidate candidate = heap.back();
-    heap.pop_back();
-    auto& node = nodes[candidate.position];
+  while (const auto candidate = agenda.pop()) {
+    const std::uint32_t position = position_of(*candidate);
+    auto& node = nodes[position];
     if (node.symbol == kMerged || node.next == kNone) continue;
     auto& right = nodes[node.next];
     // What stood here may have been merged since, and then the pair is another one.
     const Merge* merge = find(node.symbol, right.symbol);
-    if (merge == nullptr || merge->result != candidate.result) continue;
-    node.symbol = candidate.result;
+    if (merge == nullptr || merge->rank != rank_of(*candidate)) continue;
+    node.symbol = merge->result;
     node.next = right.next;
     right.symbol = kMerged;
-    if (node.next != kNone) nodes[node.next].previous = candidate.position;
+    if (node.next != kNone) nodes[node.next].previous = position;
     if (node.previous != kNone) offer(node.previous, nodes[node.previous].symbol, node.symbol);
-    if (node.next != kNone) offer(candidate.position, node.symbol, nodes[node.next].symbol);
+    if (node.next != kNone) offer(position, node.symbol, nodes[node.next].symbol);
   }
   symbols.clear();
   for (std::uint32_t i = count == 0 ? kNone : 0; i != kNone; i = nodes[i].next) {

@@ -77,13 +77,11 @@ struct BpeMerges::Scratch {
     std::uint32_t previous;
     std::uint32_t next;
   };
-  struct Candidate {
-    std::uint32_t rank;
-    std::uint32_t position;
-    TokenId result;
-  };
+  /// Rank in the upper half, place in the lower one: the lowest goes first.
+  using Candidate = std::uint64_t;
   std::vector<Node> nodes;
-  std::vector<Candidate> heap;
+  std::vector<Candidate> first;  ///< those of the text as it comes, in order
+  std::vector<Candidate> heap;   ///< those that merges have made
 };
 
 }  // namespace portolan

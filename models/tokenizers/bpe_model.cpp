@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/tokenizers/bpe_model.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -23,13 +21,13 @@ std::size_t find_word_start(std::string_view text, std::size_t position) {
 }  // namespace
 
 BpeModel::BpeModel(Vocabulary vocabulary, BpeMerges merges, BpeOptions options)
-    : vocabulary_(std::move(vocabulary)), merges_(std::move(merges)), options_(options) {
+    : vocabulary_(std::move(vocabulary)),
+      merges_(std::move(merges)),
+      options_(options),
+      bytes_(vocabulary_) {
   for (std::size_t i = 0; i < ascii_.size(); ++i) {
     const char character = static_cast<char>(i);
     ascii_[i] = vocabulary_.find({&character, 1}).value_or(kAbsent);
-  }
-  for (std::size_t i = 0; i < bytes_.size(); ++i) {
-    bytes_[i] = vocabulary_.find(fmt::format("<0x{:02X}>", i)).value_or(kAbsent);
   }
   splits_at_markers_ = !options_.byte_level && vocabulary_.find(kSpaceMarker).has_value() &&
                        merges_stay_within_words();
@@ -81,27 +79,13 @@ void BpeModel::append_symbols(std::string_view word, std::vector<TokenId>& symbo
     if (const auto token = find_character(character)) {
       symbols.push_back(*token);
       after_unknown = false;
-    } else if (append_bytes(character, symbols)) {
+    } else if (options_.byte_fallback && bytes_.append(character, symbols)) {
       after_unknown = false;
     } else if (options_.unknown && !(after_unknown && options_.fuse_unknown)) {
       symbols.push_back(*options_.unknown);
       after_unknown = true;
     }
   }
-}
-
-bool BpeModel::append_bytes(std::string_view character, std::vector<TokenId>& symbols) const {
-  if (!options_.byte_fallback) return false;
-  const std::size_t before = symbols.size();
-  for (const char byte : character) {
-    const TokenId token = bytes_[static_cast<std::uint8_t>(byte)];
-    if (token == kAbsent) {
-      symbols.resize(before);
-      return false;
-    }
-    symbols.push_back(token);
-  }
-  return true;
 }
 
 std::optional<TokenId> BpeModel::find_character(std::string_view character) const {

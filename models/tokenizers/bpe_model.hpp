@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "models/tokenizers/bpe_merges.hpp"
+#include "models/tokenizers/byte_tokens.hpp"
 #include "models/tokenizers/vocabulary.hpp"
 #include "models/tokenizers/word_encoder.hpp"
 
@@ -39,21 +40,16 @@ class BpeModel : public WordEncoder {
   void encode_cached(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const;
   void encode_word(std::string_view word, Scratch& scratch) const;
   void append_symbols(std::string_view word, std::vector<TokenId>& symbols) const;
-  bool append_bytes(std::string_view character, std::vector<TokenId>& symbols) const;
   [[nodiscard]] std::optional<TokenId> find_character(std::string_view character) const;
 
   Vocabulary vocabulary_;
   BpeMerges merges_;
   BpeOptions options_;
-  /// Tokens of one byte, and of bytes <0xNN>; -1 where there is none.
-  std::array<TokenId, 128> ascii_;
-  std::array<TokenId, 256> bytes_;
+  ByteTokens bytes_;
+  std::array<TokenId, 128> ascii_;  ///< tokens of one byte; -1 where there is none
   /// No merge joins a character with a space marker behind it, so that text falls into words that
   /// can be encoded one by one although nothing has split it.
   bool splits_at_markers_ = false;
 };
-
-/// U+2581, which stands for a space in SentencePiece vocabularies.
-inline constexpr std::string_view kSpaceMarker = "\xE2\x96\x81";
 
 }  // namespace portolan

@@ -3,7 +3,6 @@
 
 #include <utility>
 
-#include "models/tokenizers/bpe_model.hpp"
 #include "models/tokenizers/decoder_stages.hpp"
 #include "models/tokenizers/token_fields.hpp"
 
@@ -91,13 +90,9 @@ Decoder make_byte_level_decoder() {
   return result;
 }
 
-Decoder make_space_marker_decoder(bool strip_space) {
+Decoder make_sentencepiece_decoder(LeadingMarkers leading) {
   Decoder result;
-  const auto marker = std::make_shared<const Pattern>(std::string(kSpaceMarker));
-  result.add([marker] { return make_replacing_stage(marker, " "); });
-  result.add(make_byte_fallback_stage);
-  result.add(make_fusing_stage);
-  if (strip_space) result.add([] { return make_stripping_stage(" ", 1, 0); });
+  result.add([leading] { return make_sentencepiece_stage(leading); });
   return result;
 }
 

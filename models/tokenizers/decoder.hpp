@@ -63,12 +63,14 @@ class DecoderRun {
 /// What tokenizer.json says under `decoder`. Throws InputError for what it does not know.
 [[nodiscard]] Decoder read_decoder(const JsonObject& object);
 
+/// What becomes of space markers before any other text.
+enum class LeadingMarkers { keep, drop_first, drop_all };
+
 /// The decoder of files that name none: tokens with spaces between them.
 [[nodiscard]] Decoder make_joining_decoder();
 /// Tokens in the byte-level alphabet; one U+FFFD for each maximal part that is not UTF-8.
 [[nodiscard]] Decoder make_byte_level_decoder();
-/// Tokens with space markers and bytes <0xNN>; with `strip_space` without a space at the start. A
-/// run of bytes that is not UTF-8 as a whole becomes one U+FFFD a byte.
-[[nodiscard]] Decoder make_space_marker_decoder(bool strip_space);
+/// As SentencePiece decodes: see make_sentencepiece_stage.
+[[nodiscard]] Decoder make_sentencepiece_decoder(LeadingMarkers leading);
 
 }  // namespace portolan

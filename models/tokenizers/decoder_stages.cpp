@@ -10,6 +10,7 @@
 
 #include "models/tokenizers/byte_level.hpp"
 #include "models/tokenizers/unicode_text.hpp"
+#include "models/tokenizers/vocabulary.hpp"
 
 namespace portolan {
 namespace {
@@ -243,6 +244,57 @@ class MetaspaceStage : public DecoderStage {
   bool drop_;
 };
 
+class SentencePieceStage : public WholeTokenStage {
+ public:
+  explicit SentencePieceStage(LeadingMarkers leading) : leading_(leading) {}
+
+  void push_token(std::string_view token, const TokenPartSink& sink) override {
+    std::string text;
+    if (const auto byte = byte_of_token(token)) {
+      bytes_ += *byte;
+      append_characters(text, false);
+    } else {
+      append_characters(text, true);
+      started_ |= !text.empty();
+      if (!started_ && leading_ != LeadingMarkers::keep && token.starts_with(kSpaceMarker)) {
+        token.remove_prefix(kSpaceMarker.size());
+        started_ = leading_ == LeadingMarkers::drop_first;
+      }
+      text += marker_.replace(token, " ");
+    }
+    started_ |= !text.empty();
+    sink({text});
+  }
+
+  void finish(const TokenPartSink& sink) override {
+    std::string text;
+    append_characters(text, true);
+    sink({text});
+  }
+
+ private:
+  /// Those that the bytes so far make; with `all` there are no more to come.
+  void append_characters(std::string& text, bool all) {
+    std::string_view rest = bytes_;
+    while (!rest.empty()) {
+      const Utf8Part part = first_utf8_part(rest);
+      if (part.kind == Utf8Part::Kind::incomplete && !all) break;
+      if (part.kind == Utf8Part::Kind::character) {
+        text += rest.substr(0, part.length);
+      } else {
+        for (std::size_t i = 0; i < part.length; ++i) text += kReplacementCharacter;
+      }
+      rest.remove_prefix(part.length);
+    }
+    bytes_.erase(0, bytes_.size() - rest.size());
+  }
+
+  LeadingMarkers leading_;
+  Pattern marker_{std::string(kSpaceMarker)};
+  std::string bytes_;     ///< the start of a character that is not there yet
+  bool started_ = false;  ///< what was dropped, or text, came before
+};
+
 /// What goes between words in English text, and what it becomes.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kCleanUps{
     {{" .", "."},
@@ -310,6 +362,10 @@ std::unique_ptr<DecoderStage> make_replacing_stage(std::shared_ptr<const Pattern
     return std::make_unique<CharacterReplacingStage>(std::move(pattern), std::move(content));
   }
   return std::make_unique<ReplacingStage>(std::move(pattern), std::move(content));
+}
+
+std::unique_ptr<DecoderStage> make_sentencepiece_stage(LeadingMarkers leading) {
+  return std::make_unique<SentencePieceStage>(leading);
 }
 
 std::unique_ptr<DecoderStage> make_metaspace_stage(std::string marker, bool drop_first) {

@@ -26,6 +26,9 @@ namespace portolan {
 /// Puts `content` in place of each match within a token.
 [[nodiscard]] std::unique_ptr<DecoderStage> make_replacing_stage(
     std::shared_ptr<const Pattern> pattern, std::string content);
+/// Space markers become spaces, but for those at the start as `leading` says, one of each token;
+/// tokens <0xNN> the text of their bytes, and U+FFFD for each byte that is of no character.
+[[nodiscard]] std::unique_ptr<DecoderStage> make_sentencepiece_stage(LeadingMarkers leading);
 /// Markers become spaces; with `drop_first` those of the first token become nothing.
 [[nodiscard]] std::unique_ptr<DecoderStage> make_metaspace_stage(std::string marker,
                                                                  bool drop_first);

@@ -6,7 +6,12 @@
 #include <functional>
 #include <utility>
 
+#include "core/error.hpp"
+#include "core/printable.hpp"
+#include "models/tokenizers/base64.hpp"
 #include "models/tokenizers/byte_level.hpp"
+#include "models/tokenizers/character_map.hpp"
+#include "models/tokenizers/graphemes.hpp"
 #include "models/tokenizers/pattern.hpp"
 #include "models/tokenizers/unicode_text.hpp"
 
@@ -62,15 +67,6 @@ void strip_white_space(std::string& text, bool left, bool right) {
   text = text.substr(begin, end - begin);
 }
 
-void collapse_spaces(std::string& text) {
-  std::string result;
-  for (const char character : text) {
-    if (character != ' ' || !(result.empty() || result.back() == ' ')) result += character;
-  }
-  if (!result.empty() && result.back() == ' ') result.pop_back();
-  text = std::move(result);
-}
-
 /// Control characters go, white space becomes U+0020.
 void clean_text(std::string& text) {
   std::string result;
@@ -113,6 +109,41 @@ void space_chinese(std::string& text) {
   text = std::move(result);
 }
 
+/// The table `precompiled_charsmap`, in base64.
+std::shared_ptr<const CharacterMap> read_character_map(const JsonObject& object) {
+  constexpr const char* kName = "precompiled_charsmap";
+  const auto bytes = decode_base64(object.text(kName));
+  if (!bytes) object.refuse(kName, "expected a table in base64");
+  try {
+    return std::make_shared<const CharacterMap>(*bytes);
+  } catch (const UsageError& error) {
+    object.refuse(kName, fmt::format("not a sound table: {}", error.what()));
+  }
+}
+
+/// As Hugging Face's library applies such a table: only short graphemes are looked up as they are,
+/// and then the shortest entry that they start with counts for all of them.
+void replace_graphemes(std::string& text, const CharacterMap& map) {
+  constexpr std::size_t kLongestWhole = 5;
+  std::string result;
+  result.reserve(text.size());
+  const auto replace = [&](std::string_view part) {
+    const auto match = map.shortest_prefix(part);
+    if (match) result += match->replacement;
+    return match.has_value();
+  };
+  for_each_grapheme(text, [&](std::string_view grapheme) {
+    if (grapheme.size() <= kLongestWhole && replace(grapheme)) return;
+    for (std::size_t begin = 0; begin < grapheme.size();) {
+      const std::size_t length = utf8_character_length(grapheme.substr(begin));
+      const std::string_view character = grapheme.substr(begin, length);
+      if (!replace(character)) result += character;
+      begin += length;
+    }
+  });
+  text = std::move(result);
+}
+
 void read_bert_steps(const JsonObject& object, std::vector<Step>& steps) {
   const bool lower = object.boolean("lowercase");
   if (object.boolean("clean_text")) steps.push_back(make_step(clean_text));
@@ -147,7 +178,9 @@ void read_steps(const JsonObject& object, std::vector<Step>& steps) {
     steps.push_back(
         make_step([left, right](std::string& text) { strip_white_space(text, left, right); }));
   } else if (type == "Prepend") {
-    steps.push_back(make_prepend(object.text("prepend")));
+    steps.push_back(make_step([prefix = object.text("prepend")](std::string& text) {
+      if (!text.empty()) text.insert(0, prefix);
+    }));
   } else if (type == "Replace") {
     steps.push_back(
         std::make_unique<ReplaceStep>(read_pattern(object, "pattern"), object.text("content")));
@@ -159,26 +192,17 @@ void read_steps(const JsonObject& object, std::vector<Step>& steps) {
     }));
   } else if (type == "BertNormalizer") {
     read_bert_steps(object, steps);
+  } else if (type == "Precompiled") {
+    steps.push_back(make_step(
+        [map = read_character_map(object)](std::string& text) { replace_graphemes(text, *map); }));
   } else {
     object.fail("type",
                 "one of Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Prepend, "
-                "Replace, ByteLevel, BertNormalizer");
+                "Replace, ByteLevel, BertNormalizer, Precompiled");
   }
 }
 
 }  // namespace
-
-std::unique_ptr<const NormalizerStep> make_prepend(std::string prefix) {
-  return make_step([prefix = std::move(prefix)](std::string& text) {
-    if (!text.empty()) text.insert(0, prefix);
-  });
-}
-
-std::unique_ptr<const NormalizerStep> make_replace(std::string text, std::string content) {
-  return std::make_unique<ReplaceStep>(Pattern(std::move(text)), std::move(content));
-}
-
-std::unique_ptr<const NormalizerStep> make_collapse_spaces() { return make_step(collapse_spaces); }
 
 Normalizer read_normalizer(const JsonObject& object) {
   std::vector<Step> steps;

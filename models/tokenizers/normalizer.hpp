@@ -37,12 +37,4 @@ class Normalizer {
 /// What tokenizer.json says under `normalizer`. Throws InputError for what it does not know.
 [[nodiscard]] Normalizer read_normalizer(const JsonObject& object);
 
-/// Puts `prefix` before text, unless that is empty.
-[[nodiscard]] std::unique_ptr<const NormalizerStep> make_prepend(std::string prefix);
-/// Puts `content` in place of each `text`, which must not be empty.
-[[nodiscard]] std::unique_ptr<const NormalizerStep> make_replace(std::string text,
-                                                                 std::string content);
-/// Takes spaces (U+0020) from both ends and all but one of each run between.
-[[nodiscard]] std::unique_ptr<const NormalizerStep> make_collapse_spaces();
-
 }  // namespace portolan

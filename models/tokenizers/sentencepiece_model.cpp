@@ -10,12 +10,11 @@
 
 #include "core/error.hpp"
 #include "core/printable.hpp"
+#include "models/tokenizers/piece_trie.hpp"
 #include "models/tokenizers/unicode_text.hpp"
 
 namespace portolan {
 namespace {
-
-constexpr std::size_t kLongestPiece = 1024;
 
 /// One field of a message.
 struct Field {
@@ -124,9 +123,9 @@ Piece read_piece(MessageReader reader) {
       piece.type = static_cast<PieceType>(field.value);
     }
   }
-  if (piece.text.empty() || piece.text.size() > kLongestPiece) {
-    reader.fail(
-        fmt::format("a piece has {} bytes, expected 1 to {}", piece.text.size(), kLongestPiece));
+  if (piece.text.empty() || piece.text.size() > PieceTrie::kLongestPiece) {
+    reader.fail(fmt::format("a piece has {} bytes, expected 1 to {}", piece.text.size(),
+                            PieceTrie::kLongestPiece));
   }
   if (find_invalid_utf8(piece.text)) reader.fail("a piece is not UTF-8");
   if (!std::isfinite(piece.score)) reader.fail("a piece's score is not a number");
@@ -144,7 +143,8 @@ struct BooleanMember {
 };
 
 void read_trainer(MessageReader reader, SentencePieceModel& model) {
-  constexpr std::array<StringMember, 3> kStrings{{{46, &SentencePieceModel::bos_piece},
+  constexpr std::array<StringMember, 4> kStrings{{{44, &SentencePieceModel::unknown_surface},
+                                                  {46, &SentencePieceModel::bos_piece},
                                                   {47, &SentencePieceModel::eos_piece},
                                                   {48, &SentencePieceModel::pad_piece}}};
   constexpr std::array<BooleanMember, 2> kBooleans{
@@ -167,6 +167,9 @@ void read_trainer(MessageReader reader, SentencePieceModel& model) {
       model.*member = field.value != 0;
     }
   }
+  if (find_invalid_utf8(model.unknown_surface)) {
+    reader.fail("what the unknown piece is decoded to is not UTF-8");
+  }
 }
 
 void read_normalizer_spec(MessageReader reader, SentencePieceModel& model) {
@@ -178,7 +181,7 @@ void read_normalizer_spec(MessageReader reader, SentencePieceModel& model) {
     const Field field = reader.next();
     if (field.number == 2) {
       reader.require_wire(field, Field::Wire::bytes);
-      model.has_character_map = !field.bytes.empty();
+      model.character_map = field.bytes;
     }
     for (const auto& [number, member] : kBooleans) {
       if (field.number != number) continue;
@@ -195,11 +198,16 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::
   SentencePieceModel model;
   while (!reader.at_end()) {
     const Field field = reader.next();
-    if (field.number > 3) continue;
+    if (field.number == 4 || field.number > 5) continue;
     reader.require_wire(field, Field::Wire::bytes);
     if (field.number == 1) model.pieces.push_back(read_piece(reader.inner(field)));
     if (field.number == 2) read_trainer(reader.inner(field), model);
     if (field.number == 3) read_normalizer_spec(reader.inner(field), model);
+    if (field.number == 5) {
+      SentencePieceModel denormalizer;
+      read_normalizer_spec(reader.inner(field), denormalizer);
+      model.changes_decoded_text = !denormalizer.character_map.empty();
+    }
   }
   std::unordered_set<std::string_view> texts;
   std::size_t unknown = 0;

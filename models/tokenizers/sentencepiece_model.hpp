@@ -27,10 +27,13 @@ struct SentencePieceModel {
   std::string bos_piece = "<s>";
   std::string eos_piece = "</s>";
   std::string pad_piece = "<pad>";
+  std::string unknown_surface = " \xE2\x81\x87 ";  ///< what the unknown piece is decoded to
   bool add_dummy_prefix = true;
   bool remove_extra_whitespaces = true;
   bool escape_whitespaces = true;
-  bool has_character_map = false;  ///< characters are normalized by a table of the file's own
+  /// The table that normalizes characters (character_map.hpp), unchecked; empty if there is none.
+  std::string character_map;
+  bool changes_decoded_text = false;  ///< denormalizer_spec has a table
 };
 
 /// Reads the file's bytes (a protocol buffer). Pieces are UTF-8, neither empty nor repeated, and

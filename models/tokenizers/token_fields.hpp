@@ -19,6 +19,11 @@ enum class PrependScheme { always, first, never };
 /// A member that is one character, as UTF-8.
 [[nodiscard]] std::string read_character(const JsonObject& object, std::string_view name);
 
+/// What Hugging Face's library reads where a file has `value` in as few digits as tell it apart, as
+/// that library and Python write numbers: the digits as a whole number and one division, whose last
+/// bit may be another one.
+[[nodiscard]] double as_huggingface_reads(double value);
+
 /// A member that is an id.
 [[nodiscard]] TokenId read_token_id(const JsonObject& object, std::string_view name);
 

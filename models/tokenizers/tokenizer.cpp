@@ -29,9 +29,8 @@ struct Tokenizer::State {
     for (const AddedToken& token : parts.added_tokens) {
       if (!parts.model->vocabulary().token(token.id)) added.add(token.content, token.id);
       if (token.special) special_ids.insert(token.id);
-      if (token.pattern.empty()) continue;
-      (token.normalized ? in_normalized : in_text).add(token);
-      if (token.pattern != token.content) patterns.emplace(token.id, token.pattern);
+      if (token.decoded) decoded.emplace(token.id, *token.decoded);
+      if (!token.pattern.empty()) (token.normalized ? in_normalized : in_text).add(token);
     }
   }
 
@@ -60,8 +59,8 @@ struct Tokenizer::State {
   Vocabulary added;
   AddedTokenMatcher in_text;
   AddedTokenMatcher in_normalized;
-  /// Of added tokens that are written in another way than they are looked for.
-  std::unordered_map<TokenId, std::string> patterns;
+  /// Added tokens whose text in decoding is not how they are written.
+  std::unordered_map<TokenId, std::string> decoded;
   std::unordered_set<TokenId> special_ids;
 
   /// Of the thread that holds `busy`; others make do with memory of their own.
@@ -145,8 +144,8 @@ bool Tokenizer::finds_special_in_text() const noexcept {
 }
 
 std::optional<std::string_view> Tokenizer::decoded_token(TokenId id) const {
-  const auto pattern = state_->patterns.find(id);
-  if (pattern != state_->patterns.end()) return pattern->second;
+  const auto found = state_->decoded.find(id);
+  if (found != state_->decoded.end()) return found->second;
   return token(id);
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/tokenizers/tokenizer_json.hpp"
 
+#include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -9,6 +11,7 @@
 #include "core/printable.hpp"
 #include "models/tokenizers/bpe_model.hpp"
 #include "models/tokenizers/token_fields.hpp"
+#include "models/tokenizers/unigram_model.hpp"
 #include "models/tokenizers/word_piece_model.hpp"
 
 namespace portolan {
@@ -106,12 +109,58 @@ std::unique_ptr<const WordEncoder> read_word_piece(const JsonObject& model) {
   return std::make_unique<WordPieceModel>(std::move(vocabulary), std::move(options));
 }
 
+/// Adds [TOKEN, SCORE] under the next id and returns the score.
+double read_scored_token(const JsonObject& model, const json& entry, Vocabulary& vocabulary) {
+  const std::size_t id = vocabulary.size();
+  const auto refuse = [&](std::string_view sentence) {
+    model.refuse(fmt::format("vocab[{}]", id), sentence);
+  };
+  if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number()) {
+    refuse(fmt::format("expected a token and its score, found {}", describe(entry)));
+  }
+  const auto& token = entry[0].get_ref<const std::string&>();
+  if (token.size() > PieceTrie::kLongestPiece) {
+    refuse(fmt::format("the token has {} bytes, expected at most {}", token.size(),
+                       PieceTrie::kLongestPiece));
+  }
+  if (!vocabulary.add(token, static_cast<TokenId>(id))) {
+    refuse(fmt::format("'{}' appears twice", printable(token)));
+  }
+  return as_huggingface_reads(entry[1].get<double>());
+}
+
+std::unique_ptr<const WordEncoder> read_unigram(const JsonObject& model, bool byte_level) {
+  const json* list = model.find("vocab");
+  if (list == nullptr || !list->is_array() || list->empty()) {
+    model.fail("vocab", "a list of tokens and their scores");
+  }
+  Vocabulary vocabulary;
+  vocabulary.reserve(list->size());
+  std::vector<std::optional<double>> scores;
+  double lowest = std::numeric_limits<double>::infinity();
+  for (const json& entry : *list) {
+    const double score = read_scored_token(model, entry, vocabulary);
+    scores.emplace_back(score);
+    lowest = std::min(lowest, score);
+  }
+  UnigramOptions options;
+  options.byte_level = byte_level;
+  options.byte_fallback = model.boolean("byte_fallback", false);
+  options.unknown_score = lowest - kUnknownPenalty;
+  if (model.has("unk_id")) {
+    options.unknown = static_cast<TokenId>(
+        model.integer("unk_id", 0, static_cast<std::int64_t>(scores.size()) - 1));
+  }
+  return std::make_unique<UnigramModel>(std::move(vocabulary), std::move(scores), options);
+}
+
 std::unique_ptr<const WordEncoder> read_model(const JsonObject& root, bool byte_level) {
   const JsonObject model = root.object("model");
   // Old files do not say that it is BPE.
   const std::string type = model.has("type") ? model.text("type") : "BPE";
   if (type == "BPE") return read_bpe(model, byte_level);
-  if (type != "WordPiece") model.fail("type", "BPE or WordPiece");
+  if (type == "Unigram") return read_unigram(model, byte_level);
+  if (type != "WordPiece") model.fail("type", "BPE, Unigram or WordPiece");
   if (byte_level) {
     model.refuse("type", "WordPiece takes characters, and the pre-tokenizer makes bytes of them");
   }
@@ -128,6 +177,7 @@ AddedToken read_added_token(const JsonObject& object, const Normalizer& normaliz
   token.lstrip = object.boolean("lstrip", false);
   token.rstrip = object.boolean("rstrip", false);
   token.pattern = token.normalized ? normalizer.apply(token.content) : token.content;
+  if (token.pattern != token.content) token.decoded = token.pattern;
   for (const std::string& text : {token.content, token.pattern}) {
     if (text.empty() || text.size() > AddedTokenMatcher::kLongestPattern) {
       object.fail("content", fmt::format("text of 1 to {} bytes, also when it is normalized",

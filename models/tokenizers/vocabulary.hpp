@@ -15,6 +15,9 @@ namespace portolan {
 /// A token's number in its vocabulary; never negative.
 using TokenId = std::int32_t;
 
+/// U+2581, which stands for a space in SentencePiece vocabularies.
+inline constexpr std::string_view kSpaceMarker = "\xE2\x96\x81";
+
 /// Above every id. Tables grow with the number of tokens, not with their ids.
 inline constexpr TokenId kTokenIdLimit = TokenId{1} << 27;
 

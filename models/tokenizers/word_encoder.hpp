@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,12 +12,20 @@
 
 namespace portolan {
 
+/// The best way to cut a word into tokens up to one of its places.
+struct PathEnd {
+  double score;         ///< sum over its tokens
+  std::uint32_t start;  ///< of the last of them
+  TokenId token;        ///< the last of them
+};
+
 /// Turns the words that a text was split into into tokens.
 class WordEncoder {
  public:
   /// Memory that calls reuse, and what they remember. Not to be shared by threads, nor by encoders.
   struct Scratch {
     BpeMerges::Scratch merges;
+    std::vector<PathEnd> path_ends;
     WordCache cache;
     std::vector<TokenId> symbols;
     std::string byte_level_word;

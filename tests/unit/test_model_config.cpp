@@ -272,6 +272,22 @@ TEST(ModelConfig, RobertaIsReadWithItsOwnNames) {
   EXPECT_EQ(parameter_count(config), 114713);
 }
 
+TEST(ModelConfig, XlmRobertaIsRobertaUnderAnotherName) {
+  const std::string fields =
+      R"("hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+         "num_hidden_layers": 2, "vocab_size": 601, "max_position_embeddings": 66,
+         "type_vocab_size": 1, "layer_norm_eps": 1e-05})";
+  const ModelConfig roberta =
+      parse_model_config(R"({"model_type": "roberta", )" + fields, "c.json");
+  const ModelConfig xlm = parse_model_config(
+      R"({"model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"], )" + fields,
+      "c.json");
+  EXPECT_EQ(xlm.architecture, "xlm-roberta");
+  EXPECT_EQ(xlm.as<RobertaConfig>(), roberta.as<RobertaConfig>());
+  EXPECT_EQ(parameter_shapes(xlm), parameter_shapes(roberta));
+  EXPECT_EQ(parse_model_config(config_text(xlm), "c.json"), xlm);
+}
+
 TEST(ModelConfig, BertIsReadWithItsOwnDefaults) {
   const ModelConfig config = parse_model_config(
       R"({"model_type": "bert", "hidden_size": 64, "intermediate_size": 128,
@@ -310,6 +326,8 @@ TEST(Presets, OfOtherArchitecturesHaveThePublishedNumbersOfParameters) {
   EXPECT_EQ(parameter_count(preset_config("santacoder")), 1'124'886'528);
   EXPECT_EQ(parameter_count(preset_config("roberta-base")), 124'697'433);
   EXPECT_EQ(parameter_count(preset_config("roberta-large")), 355'412'057);
+  EXPECT_EQ(parameter_count(preset_config("xlm-roberta-base")), 278'295'186);
+  EXPECT_EQ(parameter_count(preset_config("xlm-roberta-large")), 560'142'482);
   EXPECT_EQ(parameter_count(preset_config("bert-base")), 109'514'298);
   EXPECT_EQ(parameter_count(preset_config("bert-large")), 335'174'458);
 }

@@ -339,7 +339,10 @@ TEST(Mutations, OfTokenizerJsonsGiveSoundTokenizersOrInputErrors) {
   for (testing::ComponentCase& component : testing::component_cases()) {
     // With the small tables alone, so that most damage is not to them.
     json& model = component.document["model"];
-    if (model.value("type", "BPE") == "WordPiece") {
+    const std::string type = model.value("type", "BPE");
+    if (type == "Unigram") {
+      model["vocab"] = json::parse(R"([["<unk>", 0], ["a", -1.5], ["b", -2], ["ab", -2.5]])");
+    } else if (type == "WordPiece") {
       model["vocab"] = {{"a", 0}, {"##b", 1}, {"ab", 2}, {"[UNK]", 3}};
     } else if (model.at("merges").size() > 8) {
       model["vocab"] = {{"a", 0}, {"b", 1}, {"ab", 2}, {"<unk>", 3}, {"\u2581", 4}, {"<s>", 5}};
@@ -354,8 +357,10 @@ TEST(Mutations, OfTokenizerJsonsGiveSoundTokenizersOrInputErrors) {
 }
 
 TEST(Mutations, OfSentencePieceModelsGiveSoundTokenizersOrErrors) {
-  const std::string model = read_file(data_path("tokenizers/llama2-spm/tokenizer.model"));
-  mutate_tokenizers(4, 8000, {model}, [](const std::string& bytes) {
+  const std::vector<std::string> seeds{
+      read_file(data_path("tokenizers/llama2-spm/tokenizer.model")),
+      read_file(data_path("tokenizers/unigram-spm/tokenizer.model"))};
+  mutate_tokenizers(4, 4000, seeds, [](const std::string& bytes) {
     return parse_tokenizer_sentencepiece(bytes, "mutated");
   });
 }

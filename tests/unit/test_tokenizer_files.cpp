@@ -89,7 +89,8 @@ TEST(TokenizerJson, EndTokensAreEosAndTheEndsOfMessages) {
 
 TEST(TokenizerJson, WhatCannotBeHonouredIsRefusedWithTheField) {
   expect_refusal("/version", "2.0", "'version'");
-  expect_refusal("/model/type", "Unigram", "'model.type'");
+  expect_refusal("/model/type", "WordLevel", "'model.type'");
+  expect_refusal("/model/type", "Unigram", "'model.vocab'");
   expect_refusal("/model/dropout", 0.5, "'model.dropout'");
   expect_refusal("/model/continuing_subword_prefix", "##", "'model.continuing_subword_prefix'");
   expect_refusal("/model/end_of_word_suffix", "</w>", "'model.end_of_word_suffix'");
@@ -102,7 +103,11 @@ TEST(TokenizerJson, WhatCannotBeHonouredIsRefusedWithTheField) {
   expect_refusal("/added_tokens/0/content", std::string(5000, 'x'), "'added_tokens[0].content'");
   expect_refusal("/added_tokens/1", {{"id", 3}, {"content", "<t>"}}, "twice");
   expect_refusal("/added_tokens", 5, "'added_tokens'");
-  expect_refusal("/normalizer", {{"type", "Precompiled"}}, "'normalizer.type'");
+  expect_refusal("/normalizer", {{"type", "Precompiled"}}, "'normalizer.precompiled_charsmap'");
+  for (const char* map : {"", "AAAA", "BAAAAA=", "BAAAAAAAAAD/"}) {
+    expect_refusal("/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", map}},
+                   "'normalizer.precompiled_charsmap'");
+  }
   expect_refusal("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "Nmt"}}}}},
                  "'normalizer.normalizers[0].type'");
   expect_refusal("/normalizer",
@@ -134,6 +139,32 @@ TEST(TokenizerJson, WhatCannotBeHonouredIsRefusedWithTheField) {
   expect_refusal("/post_processor", single(json::array()), "'post_processor.single'");
   expect_refusal("/post_processor", single({text, text}), "twice");
   expect_refusal("/post_processor", single({{{"Sequence", {{"id", "B"}}}}}), "single[0].Sequence");
+}
+
+TEST(TokenizerJson, UnigramVocabulariesAreListsOfTokensAndScores) {
+  const std::string vocabulary = R"([["<unk>", 0], ["a", -1.5], ["b", -2]])";
+  const auto unigram = [](const std::string& vocab, const std::string& unknown) {
+    return parse_tokenizer_json(
+        R"({"model": {"type": "Unigram", "vocab": )" + vocab + R"(, "unk_id": )" + unknown + "}}",
+        "t.json");
+  };
+  EXPECT_EQ(unigram(vocabulary, "0").encode("abxxb"), (std::vector<TokenId>{1, 2, 0, 2}));
+  EXPECT_EQ(unigram(vocabulary, "null").encode("ab"), (std::vector<TokenId>{1, 2}));
+  EXPECT_THROW(static_cast<void>(unigram(vocabulary, "null").encode("x")), UsageError);
+  const auto expect_refused = [&](const std::string& vocab, const std::string& unknown,
+                                  const std::string& words) {
+    const std::string message = input_error([&] { static_cast<void>(unigram(vocab, unknown)); });
+    EXPECT_NE(message.find(words), std::string::npos) << message;
+  };
+  expect_refused(vocabulary, "3", "'model.unk_id'");
+  expect_refused(vocabulary, "-1", "'model.unk_id'");
+  expect_refused("[]", "null", "'model.vocab'");
+  expect_refused(R"({"a": 0})", "0", "'model.vocab'");
+  expect_refused(R"(["a", "b"])", "0", "'model.vocab[0]'");
+  expect_refused(R"([["a", 0], ["b"]])", "0", "'model.vocab[1]'");
+  expect_refused(R"([["a", 0], ["b", "0"]])", "0", "'model.vocab[1]'");
+  expect_refused(R"([["a", 0], ["b", 0], ["a", 0]])", "0", "'model.vocab[2]': 'a' appears twice");
+  expect_refused("[[\"" + std::string(1025, 'a') + "\", 0]]", "0", "1025 bytes");
 }
 
 TEST(TokenizerJson, APatternThatNeverEndsIsStopped) {
@@ -274,6 +305,44 @@ TEST(SentencePiece, ExtraSpacesGoWhereTheModelSaysSo) {
   EXPECT_EQ(tokenizer.encode("   ", false), std::vector<TokenId>());
 }
 
+TEST(SentencePiece, AUnigramModelMadeByHandIsRead) {
+  const std::string trainer = field(2, number_field(3, 1) + field(44, "-"));
+  const std::string normalizer = field(3, number_field(3, 0) + number_field(4, 0));
+  const std::string file = piece("<unk>", 2) + piece("<s>", 3) + piece("a", 1, 1) +
+                           piece("b", 1, 1) + piece("ab", 1, 0) + piece("aab", 5) + piece("b+", 4) +
+                           piece("<pad>", 3) + trainer + normalizer;
+  const Tokenizer tokenizer = parse_tokenizer_sentencepiece(file, "m");
+  EXPECT_EQ(tokenizer.special().pad, 7);
+  EXPECT_EQ(tokenizer.encode("ab"), (std::vector<TokenId>{1, 4}));
+  EXPECT_EQ(tokenizer.encode("aab", false), (std::vector<TokenId>{2, 4})) << "aab is not used";
+  EXPECT_EQ(tokenizer.encode("ab+xx<s>b", false), (std::vector<TokenId>{2, 6, 0, 3}));
+  EXPECT_EQ(tokenizer.decode(std::vector<TokenId>{2, 6, 0, 3}), "ab+-b");
+}
+
+TEST(SentencePiece, DecodesBytesOneCharacterAfterTheOther) {
+  std::string file = piece("<unk>", 2) + piece("\xE2\x96\x81", 1) + piece("<0xC3>", 6) +
+                     piece("<0xA4>", 6) + piece("<0xE2>", 6) + piece("a", 1) + kBpe;
+  const auto decode = [](const Tokenizer& tokenizer, const std::vector<TokenId>& ids) {
+    const std::string text = tokenizer.decode(ids);
+    EXPECT_EQ(testing::decode_streaming(tokenizer, ids, false), text);
+    return text;
+  };
+  const Tokenizer tokenizer = parse_tokenizer_sentencepiece(file, "m");
+  EXPECT_EQ(decode(tokenizer, {2, 3, 3, 2, 3}), "\u00E4\uFFFD\u00E4");
+  EXPECT_EQ(decode(tokenizer, {4, 3, 5, 4}), "\uFFFD\uFFFDa\uFFFD");
+  // Nothing but the model says which markers go from the start.
+  EXPECT_EQ(decode(tokenizer, {1, 1, 5, 1}), "a ");
+  EXPECT_EQ(decode(tokenizer, {2, 3, 1, 5}), "\u00E4 a");
+  EXPECT_EQ(decode(tokenizer, {0, 1, 5}), " \u2047  a");
+  const auto with = [&](unsigned prefix, unsigned remove) {
+    return parse_tokenizer_sentencepiece(
+        file + field(3, number_field(3, prefix) + number_field(4, remove)), "m");
+  };
+  EXPECT_EQ(decode(with(1, 0), {1, 1, 5, 1}), " a ");
+  EXPECT_EQ(decode(with(0, 1), {1, 1, 5, 1}), "a ");
+  EXPECT_EQ(decode(with(0, 0), {1, 1, 5, 1}), "  a ");
+}
+
 TEST(SentencePiece, DamagedModelsAreRefused) {
   const auto refusal = [](const std::string& file) {
     return input_error([&] { static_cast<void>(parse_tokenizer_sentencepiece(file, "m")); });
@@ -292,6 +361,10 @@ TEST(SentencePiece, DamagedModelsAreRefused) {
   EXPECT_NE(refusal(unknown + field(1, field(1, "x") + std::string("\x15\0\0\x80\x7f", 5)) + kBpe)
                 .find("score"),
             std::string::npos);
+  EXPECT_NE(refusal(unknown + field(2, number_field(3, 1) + field(44, "\xFF"))).find("UTF-8"),
+            std::string::npos);
+  EXPECT_NE(refusal(unknown + kBpe + field(3, field(2, "map"))).find("precompiled_charsmap"),
+            std::string::npos);
   EXPECT_NE(refusal(std::string("\0", 1)).find("number"), std::string::npos);
 }
 
@@ -305,11 +378,10 @@ TEST(SentencePiece, ModelsOfOtherKindsAreUnsupported) {
       EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
     }
   };
-  expect_unsupported(pieces, "another type");
-  expect_unsupported(pieces + field(2, number_field(3, 1)), "another type");
+  expect_unsupported(pieces + field(2, number_field(3, 3)), "another type");
+  expect_unsupported(pieces + field(2, number_field(3, 4)), "another type");
   expect_unsupported(pieces + field(2, number_field(3, 2) + number_field(24, 1)), "behind words");
-  expect_unsupported(pieces + kBpe + field(3, field(2, "map")), "table");
-  expect_unsupported(pieces + kBpe + field(3, number_field(5, 0)), "markers");
+  expect_unsupported(pieces + kBpe + field(5, field(2, "map")), "decoded text");
   expect_unsupported(pieces + piece("b", 5) + kBpe, "unused");
 }
 
