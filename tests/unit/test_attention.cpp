@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <initializer_list>
 #include <limits>
+#include <memory>
+#include <vector>
 
 #include "attention/attention.hpp"
 #include "core/error.hpp"
@@ -116,6 +119,24 @@ TEST(Attention, EmptyRuns) {
   c.mask.query_runs = {{0, 0}, {10, 40}, {90, 0}};
   c.mask.key_runs = {{0, 30}, {50, 0}};
   check_on_all_kernels(c);
+}
+
+/// Dropout draws for four neighbouring positions at once: groups are the same below 0 as above.
+TEST(Attention, NegativePositions) {
+  for (const DType dtype : kDTypes) {
+    for (const float probability : {0.0F, 0.5F}) {
+      AttentionCase c{.query_tokens = 9, .key_tokens = 11, .heads = 2, .key_heads = 1};
+      c.mask.query_runs = {{-6, 9}};
+      c.mask.key_runs = {{-6, 11}};
+      c.dtype = dtype;
+      c.dropout.probability = probability;
+      check_on_all_kernels(c);
+      c.mask.causal = false;
+      check_on_all_kernels(c);
+      c.mask.window = 5;
+      check_on_all_kernels(c);
+    }
+  }
 }
 
 TEST(Attention, RowsThatSeeNothing) {
@@ -236,6 +257,23 @@ TEST(Attention, RejectsWhatCannotMeanAnything) {
   EXPECT_THROW(attention_forward(wide, tensor({1, 1, 1, 257})), UsageError);
   EXPECT_THROW(attention_forward(problem(), tensor({1, 4, 2, 8})), UsageError);
   EXPECT_THROW(attention_forward(problem(), tensor({1, 4, 4, 8}, DType::bf16)), UsageError);
+  for (const auto& damage :
+       std::initializer_list<void (*)(BlockMap&)>{[](BlockMap& map) { map.row_begin.pop_back(); },
+                                                  [](BlockMap& map) { map.row_begin.clear(); },
+                                                  [](BlockMap& map) { map.row_begin.front() = 1; },
+                                                  [](BlockMap& map) { map.columns.pop_back(); },
+                                                  [](BlockMap& map) { map.block_keys = 0; }}) {
+    const std::vector<std::uint8_t> flags(4 * 2 * 2, 1);
+    BlockMap map = block_map_from_flags(4, 2, 2, 2, 2, flags.data());
+    AttentionProblem blocks = problem();
+    blocks.mask.blocks = std::make_shared<BlockMap>(map);
+    EXPECT_NO_THROW(attention_forward(blocks, out));
+    damage(map);
+    blocks.mask.blocks = std::make_shared<BlockMap>(map);
+    EXPECT_THROW(attention_forward(blocks, out), UsageError);
+  }
+  EXPECT_THROW(attention_delta(tensor({1, 4, 4, 8}, DType::i32), out, tensor({1, 4, 4})),
+               UsageError);
   EXPECT_THROW(attention_partial(problem(), out, tensor({1, 4, 5})), UsageError);
   EXPECT_THROW(attention_partial(problem(), out, Tensor()), UsageError);
 }
