@@ -65,6 +65,11 @@ void require_features(const AttentionProblem& problem) {
           "attention: the block map must be [{}, {}, {}], found [{}, {}, {}]", problem.q.dim(2),
           blocks(problem.q.dim(1), map.block_queries), blocks(keys, map.block_keys), map.heads,
           map.block_rows, map.block_columns);
+  require(std::ssize(map.row_begin) == map.heads * map.block_rows + 1 &&
+              map.row_begin.front() == 0 && map.row_begin.back() == std::ssize(map.columns),
+          "attention: the block map's {} rows and {} blocks need as many bounds of rows and one "
+          "more, from 0 to the number of blocks, found {}",
+          map.heads * map.block_rows, map.columns.size(), map.row_begin.size());
 }
 
 void require_problem(const AttentionProblem& problem) {
@@ -126,9 +131,9 @@ void require_gradients(const AttentionProblem& problem, const AttentionGradients
             gradient.shape(), operand.shape());
     require(gradient.dtype() == DType::f32 ||
                 (gradient.dtype() == operand.dtype() && !gradients.accumulate),
-            "attention: {} must be {}f32, found {}", name,
-            gradients.accumulate ? "" : fmt::format("{} or ", name_of(operand.dtype())),
-            name_of(gradient.dtype()));
+            "attention: {} must be {}{}f32, found {}", name,
+            gradients.accumulate ? "" : name_of(operand.dtype()),
+            gradients.accumulate ? "" : " or ", name_of(gradient.dtype()));
   };
   check(gradients.dq, problem.q, "dq");
   check(gradients.dk, problem.k, "dk");
@@ -168,6 +173,9 @@ void attention_backward(const AttentionProblem& problem, const AttentionGradient
 void attention_delta(const Tensor& out, const Tensor& grad_out, const Tensor& delta) {
   require_operand(out, "out");
   require_like_query(out, grad_out, "grad_out");
+  require(is_floating(out.dtype()) && is_floating(grad_out.dtype()),
+          "attention: out and grad_out must be f32, bf16 or f16, found {} and {}",
+          name_of(out.dtype()), name_of(grad_out.dtype()));
   require(grad_out.shape() == out.shape(), "attention: out {} and grad_out {} must have one shape",
           out.shape(), grad_out.shape());
   require_log_sum_exp(out, delta);

@@ -84,14 +84,15 @@ struct AttentionDropout {
   std::int64_t first_head = 0;
 };
 
-/// The words that decide on keys at positions 4 * (key_position / 4) to + 3, in that order: a
-/// weight is dropped where the word is less than dropout_threshold(probability).
+/// The words that decide on the key at key_position and its neighbours, which are those of equal
+/// key_position / 4 rounded down, in their order: a weight is dropped where the word is less than
+/// dropout_threshold(probability).
 [[nodiscard]] PORTOLAN_HOST_DEVICE inline std::array<std::uint32_t, 4> dropout_words(
     RandomKey key, std::int64_t entry, std::int64_t head, std::int64_t query_position,
     std::int64_t key_position) {
   // The stream's words are mixed into the key, which leaves the whole counter to the coordinates.
   return philox4x32(
-      {static_cast<std::uint32_t>(key_position / 4), static_cast<std::uint32_t>(query_position),
+      {static_cast<std::uint32_t>(key_position >> 2), static_cast<std::uint32_t>(query_position),
        static_cast<std::uint32_t>(head), static_cast<std::uint32_t>(entry)},
       static_cast<std::uint32_t>(key.seed) ^ static_cast<std::uint32_t>(key.stream),
       static_cast<std::uint32_t>(key.seed >> 32) ^ static_cast<std::uint32_t>(key.stream >> 32));

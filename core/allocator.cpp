@@ -2,6 +2,7 @@
 #include "core/allocator.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/error.hpp"
 
@@ -135,6 +136,10 @@ void CachingAllocator::split(MemoryBlock* block, std::size_t bytes) {
 }
 
 BlockReference CachingAllocator::allocate(std::size_t bytes) {
+  // More than any address space has; rounded up it could become little.
+  if (bytes > std::numeric_limits<std::size_t>::max() / 2) {
+    throw OutOfMemoryError(fmt::format("{} bytes cannot be addressed", bytes));
+  }
   const std::size_t wanted = round_up(std::max<std::size_t>(bytes, 1), kAlignment);
   const std::lock_guard lock(mutex_);
   MemoryBlock* best = nullptr;
@@ -191,12 +196,15 @@ void CachingAllocator::trim(Segment& segment) {
 }
 
 void CachingAllocator::release_cached_locked() {
-  std::erase_if(segments_, [this](Segment& segment) {
+  const auto is_free = [](const Segment& segment) {
+    return segment.first->free_ && segment.first->next_ == nullptr;
+  };
+  for (Segment& segment : segments_) {
+    if (!is_free(segment)) trim(segment);
+  }
+  std::erase_if(segments_, [&](const Segment& segment) {
+    if (!is_free(segment)) return false;
     MemoryBlock* block = segment.first;
-    if (!block->free_ || block->next_ != nullptr) {
-      trim(segment);
-      return false;
-    }
     std::erase(free_, block);
     spare_.push_back(block);
     source_.release(segment.address, segment.bytes);

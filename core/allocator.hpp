@@ -102,7 +102,8 @@ class CachingAllocator {
   CachingAllocator(const CachingAllocator&) = delete;
   CachingAllocator& operator=(const CachingAllocator&) = delete;
 
-  /// A block of at least `bytes`, uninitialised. Throws OutOfMemoryError.
+  /// A block of at least `bytes`, uninitialised. Throws OutOfMemoryError. The memory source
+  /// outlives all blocks, and so does the allocator.
   [[nodiscard]] BlockReference allocate(std::size_t bytes);
 
   /// Gives free memory at the ends of segments back to the device, and wholly free segments.

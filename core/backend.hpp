@@ -156,8 +156,9 @@ class Backend {
                                    bool accumulate_x) = 0;
   /// Rotates pairs (i, i + head_dim/2) of x [tokens, heads, head_dim] in place by the angles whose
   /// cosines and sines are rows `positions[t]` of cosines, sines [length, head_dim/2] f32 (Su et
-  /// al. 2021, arXiv:2104.09864, half-split convention). positions [tokens] i32; x strided by
-  /// tokens. `inverse` rotates by the negative angles, which is the gradient.
+  /// al. 2021, arXiv:2104.09864, half-split convention). positions [tokens] i32, each in
+  /// [0, length), which nobody checks; x strided by tokens. `inverse` rotates by the negative
+  /// angles, which is the gradient.
   virtual void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
                                 const Tensor& sines, bool inverse) = 0;
   /// out = silu(gate) * up; gate, up, out [n, features], rows may be strided (Shazeer 2020,
@@ -236,7 +237,8 @@ class Backend {
   /// that of x, or f32.
   virtual void matmul(const Tensor& x, const Weight& weight, const Tensor& out,
                       bool accumulate) = 0;
-  /// out = x W^T + bias [out features], of x's dtype or f32.
+  /// out = x W^T + bias [out features], of out's dtype or f32. In 16 bits the product may be
+  /// rounded before the bias is added.
   virtual void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias,
                            const Tensor& out) {
     matmul(x, weight, out, false);

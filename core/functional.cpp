@@ -88,17 +88,15 @@ Variable add_embedding(const Variable& x, const ParameterPointer& table, const T
 Variable linear(const Variable& x, const ParameterPointer& weight, const ParameterPointer& bias,
                 const Tensor& out) {
   const Weight& matrix = weight->weight();
-  const bool empty = matrix.in_features() == 0 || matrix.out_features() == 0;
-  if (matrix.in_features() == 0) {
-    ops::fill(out, 0.0F);  // more ranks than features: this one adds nothing
-    if (bias != nullptr) ops::add_bias(rows(out), bias->value());
-  } else if (!empty && bias != nullptr) {
+  if (bias != nullptr) {
     ops::matmul_bias(rows(x.value()), matrix, bias->value(), rows(out));
-  } else if (!empty) {
+  } else {
     ops::matmul(rows(x.value()), matrix, rows(out));
   }
   Tape* tape = x.tape();
   if (tape == nullptr) return out;
+  // More ranks than features: this one has none of them, and its weight no gradient.
+  const bool empty = matrix.in_features() == 0 || matrix.out_features() == 0;
   return tape->record(
       out, {weight, bias}, [=, x = x.target(), saved = x.save()](OutputGradients gradients) {
         const Tensor gradient = rows(gradients[0].value);

@@ -7,24 +7,14 @@ namespace portolan::ops {
 namespace {
 
 void require_norm(const Tensor& x, const Tensor& weight, const Tensor& out) {
-  require_rank(x, 2, "x");
-  require_rank(weight, 1, "weight");
-  require_floating(x, "x");
-  require_same(x, out, "x", "out");
-  require_rows_dense(x, "x");
-  require_rows_dense(out, "out");
-  require(weight.dim(0) == x.dim(1), "a norm over {} features needs as many weights, found {}",
-          x.dim(1), weight.dim(0));
-  require(weight.dtype() == x.dtype() || weight.dtype() == DType::f32,
-          "norm weights must be {} or f32, found {}", name_of(x.dtype()), name_of(weight.dtype()));
+  require_rows(x, "x");
+  require_parameters(weight, x, "a norm weight");
+  require_like(out, x, "out", "x");
 }
 
 void require_matmul(const Tensor& x, const Weight& weight, const Tensor& out) {
-  require_rank(x, 2, "x");
-  require_rank(out, 2, "out");
-  require_floating(x, "x");
-  require_rows_dense(x, "x");
-  require_rows_dense(out, "out");
+  require_rows(x, "x");
+  require_rows(out, "out");
   require(x.dim(1) == weight.in_features() && out.dim(1) == weight.out_features() &&
               out.dim(0) == x.dim(0),
           "x {} times a weight [{}, {}] transposed does not give out {}", x.shape(),
@@ -32,6 +22,9 @@ void require_matmul(const Tensor& x, const Weight& weight, const Tensor& out) {
   require(out.dtype() == x.dtype() || out.dtype() == DType::f32,
           "the product of {} tensors is {} or f32, found {}", name_of(x.dtype()),
           name_of(x.dtype()), name_of(out.dtype()));
+  require_defined(weight.storage(), "weight");
+  require_device(weight.device(), x, "weight");
+  require_device(out.device(), x, "out");
 }
 
 }  // namespace
@@ -43,8 +36,10 @@ void fill(const Tensor& out, float value) {
 }
 
 void copy(const Tensor& source, const Tensor& out) {
+  require_defined(source, "source");
+  require_defined(out, "out");
   require(source.shape() == out.shape(), "cannot copy shape {} to {}", source.shape(), out.shape());
-  require(source.device() == out.device(), "copy works within one device");
+  require_device(source.device(), out, "source");
   require(
       source.dtype() == out.dtype() || (is_floating(source.dtype()) && is_floating(out.dtype())),
       "cannot convert {} to {}", name_of(source.dtype()), name_of(out.dtype()));
@@ -54,12 +49,8 @@ void copy(const Tensor& source, const Tensor& out) {
 
 void random_uniform(const Tensor& out, RandomKey key, const MatrixBlock& block, float mean,
                     float scale) {
-  require_rank(out, 2, "out");
-  require_floating(out, "out");
-  require_rows_dense(out, "out");
-  require(block.column_begin + out.dim(1) <= block.columns,
-          "columns [{}, {}) lie outside a matrix of {} columns", block.column_begin,
-          block.column_begin + out.dim(1), block.columns);
+  require_rows(out, "out");
+  require_block(out, block);
   if (out.elements() == 0) return;
   backend(out).random_uniform(out, key, block, mean, scale);
 }
@@ -78,10 +69,10 @@ void sum(std::span<const Tensor> inputs, std::span<const Tensor> outs) {
 }
 
 void add(const Tensor& x, const Tensor& y) {
-  require(x.shape() == y.shape(), "cannot add shape {} to {}", x.shape(), y.shape());
-  require(x.device() == y.device(), "an addition works within one device");
   require_floating(x, "x");
   require_floating(y, "y");
+  require(x.shape() == y.shape(), "cannot add shape {} to {}", x.shape(), y.shape());
+  require_device(x.device(), y, "x");
   if (y.elements() == 0) return;
   backend(y).add(x, y);
 }
@@ -93,15 +84,13 @@ void scale(const Tensor& x, float factor) {
 }
 
 void embedding(const Tensor& ids, const Tensor& table, std::int64_t first_row, const Tensor& out) {
-  require_rank(ids, 1, "ids");
-  require_rank(table, 2, "table");
-  require_rank(out, 2, "out");
-  require(ids.dtype() == DType::i32, "ids must be i32, found {}", name_of(ids.dtype()));
-  require(out.dim(0) == ids.dim(0) && out.dim(1) == table.dim(1),
-          "{} ids into a table {} give [{}, {}], found out {}", ids.dim(0), table.shape(),
-          ids.dim(0), table.dim(1), out.shape());
-  require(out.dtype() == table.dtype(), "out ({}) must have the table's dtype ({})",
-          name_of(out.dtype()), name_of(table.dtype()));
+  require_rows(table, "table");
+  require_rows(out, "out");
+  require_indices(ids, out, out.dim(0), "ids");
+  require(out.dim(1) == table.dim(1) && out.dtype() == table.dtype(),
+          "rows of a table {} {} do not fit out {} {}", name_of(table.dtype()), table.shape(),
+          name_of(out.dtype()), out.shape());
+  require_device(table.device(), out, "table");
   if (out.elements() == 0) return;
   backend(out).embedding(ids, table, first_row, out);
 }
@@ -115,8 +104,7 @@ void rms_norm(const Tensor& x, const Tensor& weight, float epsilon, const Tensor
 void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float epsilon,
                   const Tensor& out) {
   require_norm(x, weight, out);
-  require_same(x, residual, "x", "residual");
-  require_rows_dense(residual, "residual");
+  require_like(residual, x, "residual", "x");
   if (x.elements() == 0) return;
   backend(x).add_rms_norm(x, residual, weight, epsilon, out);
 }
@@ -124,41 +112,36 @@ void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
 void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
                       const Tensor& sines, bool inverse) {
   require_rank(x, 3, "x");
-  require_rank(positions, 1, "positions");
   require_rank(cosines, 2, "cosines");
   require_floating(x, "x");
   require_rows_dense(x, "x");
   require(x.dim(2) % 2 == 0, "rotary embedding needs an even head_dim, found {}", x.dim(2));
-  require(positions.dim(0) == x.dim(0) && positions.dtype() == DType::i32,
-          "{} tokens need as many i32 positions, found {} {}", x.dim(0), positions.dim(0),
-          name_of(positions.dtype()));
+  require_indices(positions, x, x.dim(0), "positions");
   require(cosines.dim(1) * 2 == x.dim(2) && cosines.dtype() == DType::f32,
           "head_dim {} needs f32 tables of {} columns, found {} {}", x.dim(2), x.dim(2) / 2,
           name_of(cosines.dtype()), cosines.dim(1));
   require_same(cosines, sines, "cosines", "sines");
+  require_device(cosines.device(), x, "cosines");
   if (x.elements() == 0) return;
   backend(x).rotary_embedding(x, positions, cosines, sines, inverse);
 }
 
 void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) {
-  require_rank(gate, 2, "gate");
-  require_floating(gate, "gate");
-  require_same(gate, up, "gate", "up");
-  require_same(gate, out, "gate", "out");
-  require_rows_dense(gate, "gate");
-  require_rows_dense(up, "up");
-  require_rows_dense(out, "out");
+  require_rows(gate, "gate");
+  require_like(up, gate, "up", "gate");
+  require_like(out, gate, "out", "gate");
   if (gate.elements() == 0) return;
   backend(gate).swiglu(gate, up, out);
 }
 
 void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight) {
-  require_rank(rows, 2, "rows");
+  require_rows(rows, "rows");
+  require_device(weight.device(), rows, "weight");
   require(weight.layout() == WeightLayout::panels, "only packed weights are filled row by row");
   require(rows.dim(1) == weight.in_features(), "rows of {} features do not fit a weight of {}",
           rows.dim(1), weight.in_features());
   const std::int64_t end = first_row + rows.dim(0);
-  require(first_row % kPanelWidth == 0 && end <= weight.out_features() &&
+  require(first_row >= 0 && first_row % kPanelWidth == 0 && end <= weight.out_features() &&
               (end % kPanelWidth == 0 || end == weight.out_features()),
           "rows [{}, {}) are not whole panels of {} of a weight with {} outputs", first_row, end,
           kPanelWidth, weight.out_features());
@@ -168,6 +151,10 @@ void pack_rows(const Tensor& rows, std::int64_t first_row, const Weight& weight)
 void matmul(const Tensor& x, const Weight& weight, const Tensor& out, bool accumulate) {
   require_matmul(x, weight, out);
   if (out.elements() == 0) return;
+  if (x.dim(1) == 0) {
+    if (!accumulate) fill(out, 0.0F);
+    return;
+  }
   backend(x).matmul(x, weight, out, accumulate);
 }
 
@@ -175,6 +162,11 @@ void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias, cons
   require_matmul(x, weight, out);
   require_parameters(bias, out, "a bias");
   if (out.elements() == 0) return;
+  if (x.dim(1) == 0) {
+    fill(out, 0.0F);
+    add_bias(out, bias);
+    return;
+  }
   backend(x).matmul_bias(x, weight, bias, out);
 }
 
@@ -193,8 +185,8 @@ void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_
   require(out.dtype() == a.dtype() || out.dtype() == DType::f32,
           "the product of {} tensors is {} or f32, found {}", name_of(a.dtype()),
           name_of(a.dtype()), name_of(out.dtype()));
-  require(a.device() == out.device() && b.device() == out.device(),
-          "a product works within one device");
+  require_device(a.device(), out, "a");
+  require_device(b.device(), out, "b");
   if (out.elements() == 0) return;
   if (left[1] == 0) {
     if (!accumulate) fill(out, 0.0F);

@@ -67,10 +67,12 @@ void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias, cons
 void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
              const Tensor& out, bool accumulate = false);
 
-/// A dense copy on the host device `cpu` or `serial`, of another dtype if asked.
+/// The elements dense in host memory, after the device has written them: the tensor itself if it is
+/// so already, else a copy on device `cpu`, or `serial` where there is no other.
 [[nodiscard]] Tensor to_host(const Tensor& tensor);
+/// A dense copy on the tensor's device, also if it is of that dtype already.
 [[nodiscard]] Tensor to_dtype(const Tensor& tensor, DType dtype);
-/// Moves a dense host tensor to a device.
+/// The tensor itself if it is there already, else a copy of a dense host tensor.
 [[nodiscard]] Tensor to_device(const Tensor& tensor, Device device);
 
 }  // namespace portolan::ops

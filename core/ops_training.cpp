@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
 #include "core/ops.hpp"
 #include "core/ops_checks.hpp"
 
 /// Gradients, losses and optimizers.
 namespace portolan::ops {
 namespace {
-
-void require_labels(const Tensor& labels, const Tensor& logits) {
-  require_rank(labels, 1, "labels");
-  require(labels.dtype() == DType::i32 && labels.dim(0) == logits.dim(0) && labels.is_contiguous(),
-          "{} rows of logits need as many dense i32 labels, found {} {}", logits.dim(0),
-          labels.dim(0), name_of(labels.dtype()));
-}
 
 /// What an optimizer reads and writes: f32, contiguous, of one shape.
 void require_state(const Tensor& state, const Tensor& param, const char* name) {
@@ -36,9 +31,7 @@ void dropout(const Tensor& x, float probability, RandomKey key, const MatrixBloc
   require_rows(x, "x");
   require(probability >= 0.0F && probability < 1.0F,
           "a dropout probability lies in [0, 1), found {}", probability);
-  require(block.column_begin + x.dim(1) <= block.columns,
-          "columns [{}, {}) lie outside a matrix of {} columns", block.column_begin,
-          block.column_begin + x.dim(1), block.columns);
+  require_block(x, block);
   if (x.elements() == 0 || probability == 0.0F) return;
   backend(x).dropout(x, probability, key, block);
 }
@@ -52,22 +45,20 @@ void add_bias(const Tensor& x, const Tensor& bias) {
 
 void add_bias_backward(const Tensor& grad_out, const Tensor& grad_bias) {
   require_rows(grad_out, "grad_out");
-  require_f32_vector(grad_bias, grad_out.dim(1), "grad_bias");
+  require_f32_vector(grad_bias, grad_out, grad_out.dim(1), "grad_bias");
   if (grad_out.elements() == 0) return;
   backend(grad_out).add_bias_backward(grad_out, grad_bias);
 }
 
 void embedding_backward(const Tensor& ids, const Tensor& grad_out, std::int64_t first_row,
                         const Tensor& grad_table) {
-  require_rank(ids, 1, "ids");
   require_rows(grad_out, "grad_out");
   require_rows(grad_table, "grad_table");
-  require(ids.dtype() == DType::i32 && ids.dim(0) == grad_out.dim(0),
-          "{} rows of grad_out need as many i32 ids, found {} {}", grad_out.dim(0), ids.dim(0),
-          name_of(ids.dtype()));
+  require_indices(ids, grad_out, grad_out.dim(0), "ids");
   require(grad_table.dtype() == DType::f32 && grad_table.dim(1) == grad_out.dim(1),
           "grad_table must be f32 with {} columns, found {} {}", grad_out.dim(1),
           name_of(grad_table.dtype()), grad_table.shape());
+  require_device(grad_table.device(), grad_out, "grad_table");
   if (grad_out.elements() == 0 || grad_table.elements() == 0) return;
   backend(grad_out).embedding_backward(ids, grad_out, first_row, grad_table);
 }
@@ -78,7 +69,7 @@ void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon, con
   require_parameters(weight, x, "a norm weight");
   require_gradient(grad_out, x, "grad_out");
   require_gradient(grad_x, x, "grad_x");
-  require_f32_vector(grad_weight, x.dim(1), "grad_weight");
+  require_f32_vector(grad_weight, x, x.dim(1), "grad_weight");
   if (x.elements() == 0) return;
   backend(x).rms_norm_backward(x, weight, epsilon, grad_out, grad_x, grad_weight, accumulate_x);
 }
@@ -110,8 +101,8 @@ void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
   require_parameters(weight, x, "a norm weight");
   require_gradient(grad_out, x, "grad_out");
   require_gradient(grad_x, x, "grad_x");
-  require_f32_vector(grad_weight, x.dim(1), "grad_weight");
-  require_f32_vector(grad_bias, x.dim(1), "grad_bias");
+  require_f32_vector(grad_weight, x, x.dim(1), "grad_weight");
+  require_f32_vector(grad_bias, x, x.dim(1), "grad_bias");
   if (x.elements() == 0) return;
   backend(x).layer_norm_backward(x, weight, epsilon, grad_out, grad_x, grad_weight, grad_bias,
                                  accumulate_x);
@@ -146,8 +137,8 @@ void gelu_backward(const Tensor& x, const Tensor& grad_out, const Tensor& grad_x
 void softmax(const Tensor& x, const Tensor& out, const Tensor& log_sum_exp) {
   require_rows(x, "x");
   require_like(out, x, "out", "x");
-  require_f32_vector(log_sum_exp, x.dim(0), "log_sum_exp");
-  if (x.elements() == 0) return;
+  require_f32_vector(log_sum_exp, x, x.dim(0), "log_sum_exp");
+  if (x.elements() == 0) return fill(log_sum_exp, -HUGE_VALF);  // of rows without columns
   backend(x).softmax(x, out, log_sum_exp);
 }
 
@@ -163,11 +154,11 @@ void cross_entropy_rows(const Tensor& logits, const Tensor& labels, std::int64_t
                         std::int32_t ignore_label, const Tensor& maximum, const Tensor& sum,
                         const Tensor& target) {
   require_rows(logits, "logits");
-  require_labels(labels, logits);
+  require_indices(labels, logits, logits.dim(0), "labels");
   require(logits.dim(1) > 0, "cross entropy needs at least one column of logits");
-  require_f32_vector(maximum, logits.dim(0), "maximum");
-  require_f32_vector(sum, logits.dim(0), "sum");
-  require_f32_vector(target, logits.dim(0), "target");
+  require_f32_vector(maximum, logits, logits.dim(0), "maximum");
+  require_f32_vector(sum, logits, logits.dim(0), "sum");
+  require_f32_vector(target, logits, logits.dim(0), "target");
   if (logits.elements() == 0) return;
   backend(logits).cross_entropy_rows(logits, labels, first_column, ignore_label, maximum, sum,
                                      target);
@@ -177,8 +168,8 @@ void cross_entropy_backward(const Tensor& logits, const Tensor& labels, std::int
                             std::int32_t ignore_label, const Tensor& log_sum_exp, float scale,
                             const Tensor& grad_logits) {
   require_rows(logits, "logits");
-  require_labels(labels, logits);
-  require_f32_vector(log_sum_exp, logits.dim(0), "log_sum_exp");
+  require_indices(labels, logits, logits.dim(0), "labels");
+  require_f32_vector(log_sum_exp, logits, logits.dim(0), "log_sum_exp");
   require_like(grad_logits, logits, "grad_logits", "logits");
   if (logits.elements() == 0) return;
   backend(logits).cross_entropy_backward(logits, labels, first_column, ignore_label, log_sum_exp,
@@ -187,7 +178,7 @@ void cross_entropy_backward(const Tensor& logits, const Tensor& labels, std::int
 
 void adamw(const Tensor& param, const Tensor& grad, const Tensor& first_moment,
            const Tensor& second_moment, const AdamWStep& step, const Tensor& copy) {
-  require(param.defined(), "param is an empty tensor");
+  require_defined(param, "param");
   require_state(param, param, "param");
   require_state(grad, param, "grad");
   require_state(first_moment, param, "first_moment");
@@ -204,7 +195,7 @@ void adamw(const Tensor& param, const Tensor& grad, const Tensor& first_moment,
 
 void sgd(const Tensor& param, const Tensor& grad, const Tensor& momentum_buffer,
          const SgdStep& step) {
-  require(param.defined(), "param is an empty tensor");
+  require_defined(param, "param");
   require_state(param, param, "param");
   require_state(grad, param, "grad");
   if (momentum_buffer.defined()) require_state(momentum_buffer, param, "momentum_buffer");
@@ -213,7 +204,6 @@ void sgd(const Tensor& param, const Tensor& grad, const Tensor& momentum_buffer,
 }
 
 double sum_of_squares(const Tensor& x) {
-  require(x.defined(), "x is an empty tensor");
   require_floating(x, "x");
   require(x.is_contiguous(), "a sum of squares needs a contiguous tensor");
   return x.elements() == 0 ? 0.0 : backend(x).sum_of_squares(x);

@@ -24,7 +24,7 @@ class Shape {
   [[nodiscard]] const std::int64_t* begin() const noexcept { return extents_.data(); }
   [[nodiscard]] const std::int64_t* end() const noexcept { return extents_.data() + rank_; }
 
-  /// Product of the extents; 1 for rank 0.
+  /// Product of the extents; 1 for rank 0. Those of a Tensor do not overflow it.
   [[nodiscard]] std::int64_t elements() const noexcept;
   /// Strides, in elements, of a dense row-major tensor of this shape.
   [[nodiscard]] Shape row_major_strides() const;

@@ -85,8 +85,8 @@ void Tape::backward(const Variable& root, Tensor seed) {
 
 void Tape::pass_backwards() {
   while (!nodes_.empty()) {
-    const Node node = std::move(nodes_.back());
-    nodes_.pop_back();
+    // Listed until it has run: if it throws, ~Tape() gives the uses of its parameters back.
+    Node& node = nodes_.back();
     std::vector<OutputGradient> gradients;
     bool any = false;
     for (std::size_t i = 0; i < node.outputs; ++i) {
@@ -94,8 +94,10 @@ void Tape::pass_backwards() {
       any = any || gradients.back().value.defined();
     }
     if (any) node.backward(gradients);
+    const std::vector<ParameterPointer> parameters = std::move(node.parameters);
+    nodes_.pop_back();
     if (mode_ == Mode::recompute) continue;
-    for (const ParameterPointer& parameter : node.parameters) parameter->complete_use();
+    for (const ParameterPointer& parameter : parameters) parameter->complete_use();
   }
 }
 
@@ -137,8 +139,9 @@ std::vector<Variable> Tape::checkpoint(const Segment& segment,
                   again.pass_backwards();
                   for (std::size_t i = 0; i < inputs.size(); ++i) {
                     if (inputs[i].tape() == nullptr) continue;
-                    const Tensor& gradient = again.gradient_of(adopted[i]);
-                    if (gradient.defined()) contribute(inputs[i].target(), gradient);
+                    // Two inputs may have got the same memory as their gradient.
+                    const auto& [value, shared] = again.slots_[adopted[i].target().slot].gradient;
+                    if (value.defined()) contribute(inputs[i].target(), value, shared);
                   }
                 });
 }

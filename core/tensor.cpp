@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/tensor.hpp"
 
+#include <algorithm>
+#include <array>
+#include <span>
 #include <utility>
-#include <vector>
 
 #include "core/backend.hpp"
 #include "core/error.hpp"
@@ -18,13 +20,25 @@ int normalise(int dimension, int rank) {
   return positive;
 }
 
+/// The shape. Throws UsageError unless 63 bits can count the bytes of a dense tensor of it.
+const Shape& countable(const Shape& shape, DType dtype) {
+  auto bytes = static_cast<std::int64_t>(size_of(dtype));
+  for (const std::int64_t extent : shape) {
+    require(extent >= 0, "extents must not be negative, found shape {}", shape);
+    // An extent of 0 is passed over: strides are products of some of the extents.
+    require(extent == 0 || !__builtin_mul_overflow(bytes, extent, &bytes),
+            "a {} tensor of shape {} has more bytes than can be counted", name_of(dtype), shape);
+  }
+  return shape;
+}
+
 }  // namespace
 
 Tensor::Tensor(BlockReference block, std::size_t offset, const Shape& shape, DType dtype,
                Device device)
     : block_(std::move(block)),
       offset_(offset),
-      shape_(shape),
+      shape_(countable(shape, dtype)),
       strides_(shape.row_major_strides()),
       dtype_(dtype),
       device_(device) {
@@ -34,21 +48,19 @@ Tensor::Tensor(BlockReference block, std::size_t offset, const Shape& shape, DTy
 }
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
-  for (const std::int64_t extent : shape) {
-    require(extent >= 0, "extents must not be negative, found shape {}", shape);
-  }
-  const auto bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
+  const auto bytes = static_cast<std::size_t>(countable(shape, dtype).elements()) * size_of(dtype);
   return Tensor(backend_of(device).allocator().allocate(bytes), 0, shape, dtype, device);
 }
 
 Tensor Tensor::borrow(void* data, const Shape& shape, DType dtype, Device device) {
-  const auto bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
+  const auto bytes = static_cast<std::size_t>(countable(shape, dtype).elements()) * size_of(dtype);
   return Tensor(BlockReference::borrow(data, bytes), 0, shape, dtype, device);
 }
 
 std::int64_t Tensor::dim(int dimension) const { return shape_[normalise(dimension, rank())]; }
 
 bool Tensor::is_contiguous() const noexcept {
+  if (elements() == 0) return true;
   std::int64_t stride = 1;
   for (int dimension = rank() - 1; dimension >= 0; --dimension) {
     if (shape_[dimension] != 1 && strides_[dimension] != stride) return false;
@@ -58,8 +70,9 @@ bool Tensor::is_contiguous() const noexcept {
 }
 
 Tensor Tensor::view(const Shape& shape) const {
-  require(shape.elements() == elements(), "cannot view shape {} as {}: {} elements against {}",
-          shape_, shape, elements(), shape.elements());
+  require(countable(shape, dtype_).elements() == elements(),
+          "cannot view shape {} as {}: {} elements against {}", shape_, shape, elements(),
+          shape.elements());
   require(is_contiguous(), "cannot view strided shape {} as {}", shape_, shape);
   Tensor result = *this;
   result.shape_ = shape;
@@ -83,15 +96,17 @@ Tensor Tensor::split_last(std::int64_t parts) const {
           shape_, parts);
   require(strides_[rank() - 1] == 1 || extent == 1, "the last dimension of {} must be dense",
           shape_);
-  std::vector<std::int64_t> extents(shape_.begin(), shape_.end());
-  std::vector<std::int64_t> strides(strides_.begin(), strides_.end());
-  extents.back() = parts;
-  strides.back() = extent / parts;
-  extents.push_back(extent / parts);
-  strides.push_back(1);
+  const auto with_parts = [this](const Shape& old, std::int64_t outer, std::int64_t inner) {
+    std::array<std::int64_t, Shape::kMaximumRank + 1> values{};
+    std::copy(old.begin(), old.end(), values.begin());
+    const auto parts_rank = static_cast<std::size_t>(rank()) + 1;
+    values[parts_rank - 2] = outer;
+    values[parts_rank - 1] = inner;
+    return Shape(std::span(values).first(parts_rank));
+  };
   Tensor result = *this;
-  result.shape_ = Shape(extents);
-  result.strides_ = Shape(strides);
+  result.shape_ = with_parts(shape_, parts, extent / parts);
+  result.strides_ = with_parts(strides_, extent / parts, 1);
   return result;
 }
 

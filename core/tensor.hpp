@@ -18,7 +18,8 @@ class Tensor {
   Tensor() = default;
 
   /// Uninitialised dense row-major tensor from the device's caching allocator. The device's backend
-  /// must be registered (core/backend.hpp). Throws OutOfMemoryError.
+  /// must be registered (core/backend.hpp). Throws OutOfMemoryError; as all that make tensors,
+  /// UsageError for extents that are negative or whose bytes 63 bits cannot count.
   [[nodiscard]] static Tensor empty(const Shape& shape, DType dtype, Device device);
 
   /// Dense row-major view of memory kept alive by `block`, starting `offset` bytes into it.
@@ -41,7 +42,8 @@ class Tensor {
   [[nodiscard]] DType dtype() const noexcept { return dtype_; }
   [[nodiscard]] Device device() const noexcept { return device_; }
 
-  /// True if the elements are dense in row-major order (extents of 1 may have any stride).
+  /// True if the elements are dense in row-major order (extents of 1 may have any stride); of a
+  /// tensor without elements, too.
   [[nodiscard]] bool is_contiguous() const noexcept;
 
   [[nodiscard]] std::byte* raw() const noexcept { return block_.get()->data() + offset_; }

@@ -11,13 +11,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(PORTOLAN_HAS_OPENMP)
-#include "attention/openmp/openmp_attention.hpp"
-#include "backends/openmp/openmp_backend.hpp"
-#endif
-
 #if defined(PORTOLAN_HAS_CUDA)
-#include "attention/cuda/cuda_attention.hpp"
 #include "backends/cuda/cuda_backend.hpp"
 #endif
 
@@ -25,11 +19,8 @@
 #include "parallel/transport/nccl/nccl_collectives.hpp"
 #endif
 
-#include "attention/attention.hpp"
-#include "attention/portable/portable_attention.hpp"
 #include "attention/tiles.hpp"
 #include "backends/compat/kokkos_runtime.hpp"
-#include "backends/serial/serial_backend.hpp"
 #include "core/backend.hpp"
 #include "core/error.hpp"
 #include "core/host_info.hpp"
@@ -38,6 +29,7 @@
 #include "parallel/transport/mpi/make_communicator.hpp"
 #include "parallel/transport/mpi/mpi_session.hpp"
 #include "runtime/cpu_limits.hpp"
+#include "runtime/devices.hpp"
 #include "runtime/openmp_team.hpp"
 #include "runtime/placement.hpp"
 #include "runtime/topology.hpp"
@@ -133,32 +125,6 @@ std::unique_ptr<Communicator> join_gpus(std::unique_ptr<Communicator> host, Devi
 #endif
 }
 
-/// `gpu` is the index of this rank's GPU, negative for none; `tiles` are of attention on CPUs.
-void register_everything(int gpu, const AttentionTileTable& tiles) {
-  register_backend(make_serial_backend());
-  register_portable_attention_serial();
-#if defined(PORTOLAN_HAS_OPENMP)
-  register_backend(make_openmp_backend());
-  for (const AttentionMethod method :
-       {AttentionMethod::flash, AttentionMethod::window, AttentionMethod::block_sparse}) {
-    register_attention_kernel(make_openmp_flash_attention(method, tiles));
-    register_attention_kernel(make_openmp_flash_attention_backward(method, tiles));
-  }
-  register_portable_attention_openmp();
-#endif
-#if defined(PORTOLAN_HAS_CUDA)
-  register_backend(make_cuda_backend(gpu));
-  for (const AttentionMethod method : {AttentionMethod::flash, AttentionMethod::window}) {
-    register_attention_kernel(make_cuda_flash_attention(gpu, method));
-    register_attention_kernel(make_cuda_flash_attention_backward(gpu, method));
-  }
-  register_portable_attention_cuda();
-#else
-  static_cast<void>(gpu);
-#endif
-  static_cast<void>(tiles);  // a build without OpenMP has no kernel that looks at it
-}
-
 }  // namespace
 
 struct Runtime::State {
@@ -209,7 +175,7 @@ struct Runtime::State {
     if (!options.attention_tiles.empty()) {
       tiles = AttentionTileTable::read(options.attention_tiles, host_info().cpu_model);
     }
-    register_everything(gpu, tiles);
+    devices.emplace(gpu, tiles);
     static_cast<void>(backend_of(device));  // says so if this build has no such device
     if (joins_gpus) {
       world = join_gpus(std::move(world), device, transport.deadline,
@@ -222,9 +188,8 @@ struct Runtime::State {
   }
 
   ~State() {
-    unregister_attention_kernels();
     world.reset();  // its windows may be tensors' memory, so it goes before the backends
-    unregister_backends();
+    devices.reset();
     kokkos.reset();
   }
 
@@ -271,6 +236,7 @@ struct Runtime::State {
   std::string binding;
   AttentionTileTable tiles;
   std::optional<KokkosRuntime> kokkos;
+  std::optional<RegisteredDevices> devices;
 };
 
 Runtime::Runtime(const RuntimeOptions& options) : state_(std::make_unique<State>(options)) {}

@@ -63,9 +63,9 @@ cudaError_t attention_decode(const AttentionForwardArguments& arguments, void* w
         sm80::launch(&decode_kernel<element(), head_dim()>, all, shape.key_heads,
                      static_cast<std::int64_t>(plan.splits) * plan.row_tiles, Tiles::kThreads,
                      Tiles::kSharedBytes, stream);
-    if (status != cudaSuccess || plan.splits == 1) return status;
     const std::int64_t parts =
         shape.batch * shape.heads * shape.query_tokens * (shape.head_dim / 8);
+    if (status != cudaSuccess || plan.splits == 1 || parts == 0) return status;
     const std::int64_t blocks = sm80::divide_up(parts, kMergeThreads);
     merge_kernel<element(), head_dim()>
         <<<static_cast<unsigned>(blocks), kMergeThreads, 0, stream>>>(all);

@@ -99,9 +99,9 @@ PORTOLAN_DEVICE void merge_warps(const Lane& machine, const AttentionForwardArgu
         machine.exp2(of_warp(warp, Tiles::kMergeMaximum + local_row * kWords) * factor - reference);
     sum += weights[warp] * of_warp(warp, Tiles::kMergeSum + local_row * kWords);
   }
-  const float inverse = sum > 0.0F ? 1.0F / sum : 0.0F;
+  const float inverse = sum == 0.0F ? 0.0F : 1.0F / sum;
   const float log_sum_exp =
-      sum > 0.0F ? maximum * shape.scale + machine.log2(sum) * kLn2 : -kInfinity;
+      sum == 0.0F ? -kInfinity : maximum * shape.scale + machine.log2(sum) * kLn2;
 
   const DecodeWorkspace places(shape, plan);
   PORTOLAN_UNROLL
@@ -279,7 +279,7 @@ PORTOLAN_DEVICE void merge_splits(const Lane& machine, const AttentionForwardArg
     PORTOLAN_UNROLL
     for (int i = 0; i < 8; ++i) values[i] += weight * from[i];
   }
-  const float inverse = sum > 0.0F ? 1.0F / sum : 0.0F;
+  const float inverse = sum == 0.0F ? 0.0F : 1.0F / sum;
   PORTOLAN_UNROLL
   for (int i = 0; i < 8; ++i) values[i] *= inverse;
   const auto token = static_cast<int>(row % shape.query_tokens);
@@ -288,7 +288,7 @@ PORTOLAN_DEVICE void merge_splits(const Lane& machine, const AttentionForwardArg
                      static_cast<int>(entry_head % shape.heads), part * 8, values);
   if (part == 0 && arguments.log_sum_exp != nullptr) {
     arguments.log_sum_exp[entry_head * arguments.log_sum_exp_stride + token] =
-        sum > 0.0F ? maximum + machine.log2(sum) * kLn2 : -kInfinity;
+        sum == 0.0F ? -kInfinity : maximum + machine.log2(sum) * kLn2;
   }
 }
 

@@ -97,10 +97,10 @@ PORTOLAN_DEVICE void finish_softmax(const Lane& machine, RowStatistics<RowTiles>
     PORTOLAN_UNROLL
     for (int half = 0; half < 2; ++half) {
       const float sum = row_sum(machine, rows.sum[r][half]);
-      const bool seen = sum > 0.0F;
-      const float inverse = seen ? 1.0F / sum : 0.0F;
+      const bool saw_nothing = sum == 0.0F;  // not a row of NaN, which stays one
+      const float inverse = saw_nothing ? 0.0F : 1.0F / sum;
       rows.maximum[r][half] =
-          seen ? rows.maximum[r][half] * scale + machine.log2(sum) * kLn2 : -kInfinity;
+          saw_nothing ? -kInfinity : rows.maximum[r][half] * scale + machine.log2(sum) * kLn2;
       PORTOLAN_UNROLL
       for (int d = 0; d < HeadDim / kFragmentColumns; ++d) {
         sums[r][d][2 * half] *= inverse;

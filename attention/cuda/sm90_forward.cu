@@ -49,7 +49,8 @@ cudaError_t forward_of(const AttentionForwardArguments& arguments, void* workspa
   int device = 0;
   int processors = 0;
   cudaError_t status =
-      make_tensor_maps(parameters.problem.tensors, shape, tensors, Parameters::kTensors,
+      make_tensor_maps(parameters.problem.tensors, shape, tensors,
+                       parameters.out.data == nullptr ? Parameters::kTensors : Parameters::kOut,
                        static_cast<std::byte*>(workspace) + kCounterBytes, stream);
   if (status == cudaSuccess) {
     status = cudaMemsetAsync(workspace, 0, kCounterBytes, stream);

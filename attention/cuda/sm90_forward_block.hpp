@@ -361,14 +361,15 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     PORTOLAN_UNROLL
     for (int i = 0; i < 2; ++i) {
       const float sum = quad_sum(lane_, softmax.sum[i]);
-      inverse[i] = sum > 0.0F ? 1.0F / sum : 0.0F;
+      const bool saw_nothing = sum == 0.0F;  // not a row of NaN, which stays one
+      inverse[i] = saw_nothing ? 0.0F : 1.0F / sum;
       const int row = rows.begin + thread_row() + 8 * i;
       if (parameters_.log_sum_exp != nullptr && first_of_quad && row < rows.end) {
         parameters_.log_sum_exp[where.row_offset(problem.statistics_stride, problem.shape.heads,
                                                  work.head) +
                                 row] =
-            sum > 0.0F ? softmax.largest[i] * problem.shape.scale + lane_.log2(sum) * kLn2
-                       : -kInfinity;
+            saw_nothing ? -kInfinity
+                        : softmax.largest[i] * problem.shape.scale + lane_.log2(sum) * kLn2;
       }
     }
     if (const FloatResult& result = parameters_.out; result.data != nullptr) {

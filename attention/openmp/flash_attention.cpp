@@ -308,7 +308,6 @@ class Worker {
     const SplitState state = split_state(i, split);
     const int dim = plan_.value_dim;
     for (int row = 0; row < tiles_[i].rows; ++row) {
-      if (state.maximum[row] == std::numeric_limits<float>::lowest()) continue;  // saw nothing
       float& maximum = maximum_of(i)[row];
       const float larger = std::max(maximum, state.maximum[row]);
       const float old_factor = std::exp2(maximum - larger);

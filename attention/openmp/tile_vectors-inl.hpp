@@ -69,11 +69,12 @@ HWY_INLINE hn::Mask<Floats> load_bits(const std::uint8_t* row, int column) {
 }
 
 /// 2^x for x <= 9 to 1.7e-7 relative; exactly 1 at 0, exactly 0 at -127 and below, without
-/// subnormal results worth the name in between. Minimax polynomial for the fraction, exponent by
-/// addition.
+/// subnormal results worth the name in between; NaN stays NaN. Minimax polynomial for the fraction,
+/// exponent by addition.
 HWY_INLINE hn::Vec<Floats> exp2(hn::Vec<Floats> x) {
   const auto shift = hn::Set(kFloats, 12582912.0F);  // 1.5 * 2^23: rounds to integer in low bits
-  const auto clamped = hn::Max(x, hn::Set(kFloats, -127.0F));
+  // Where one operand is NaN, these CPUs' maximum is the second one.
+  const auto clamped = hn::Max(hn::Set(kFloats, -127.0F), x);
   const auto shifted = hn::Add(clamped, shift);
   const auto fraction = hn::Sub(clamped, hn::Sub(shifted, shift));
   auto power = hn::Set(kFloats, 0.0013264728477224708F);

@@ -44,14 +44,14 @@ struct DropoutView {
   PORTOLAN_HOST_DEVICE void for_keys(std::int64_t batch, std::int64_t head, const RowTile& query,
                                      std::int64_t first_key, std::int64_t count,
                                      const Function& function) const {
-    // One draw decides on four neighbours.
+    // One draw decides on four neighbours. Positions may be negative, hence no remainder.
     for (std::int64_t i = 0; i < count;) {
       const auto words = dropout_words(dropout.key, dropout.first_entry + batch + query.sequence,
                                        dropout.first_head + head, query.position, first_key + i);
       do {
-        function(i, words[static_cast<std::size_t>((first_key + i) % 4)] < threshold);
+        function(i, words[static_cast<std::size_t>((first_key + i) & 3)] < threshold);
         ++i;
-      } while (i < count && (first_key + i) % 4 != 0);
+      } while (i < count && ((first_key + i) & 3) != 0);
     }
   }
 };

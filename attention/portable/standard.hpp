@@ -138,7 +138,8 @@ class Standard {
 
   template <class Pass>
   void launch(const char* name, std::int64_t rows) const {
-    Kokkos::parallel_for(name, Kokkos::RangePolicy<Space, Pass>(0, rows), *this);
+    using Rows = Kokkos::RangePolicy<Space, Pass, Kokkos::IndexType<std::int64_t>>;
+    Kokkos::parallel_for(name, Rows(0, rows), *this);
   }
 
   [[nodiscard]] std::int64_t query_rows() const {

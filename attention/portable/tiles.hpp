@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "attention/kernel.hpp"
 #include "attention/portable/products.hpp"
+#include "core/error.hpp"
 
 /// What methods that go tile by tile share: a team holds a tile of rows, widened to f32, in its
 /// scratch memory, and visits tiles of the rows on the other side, which it stages there one by
@@ -62,6 +64,8 @@ class TileTeam {
   static void launch(const char* name, std::int64_t league, std::size_t bytes,
                      const Kernel& kernel) {
     if (league == 0) return;
+    require(league <= std::numeric_limits<int>::max(),
+            "{}: {} tiles are more than a launch can count", name, league);
     const auto teams = static_cast<int>(league);
     Policy policy = kOnHost<Space> ? Policy(teams, 1) : Policy(teams, Kokkos::AUTO);
     policy.set_scratch_size(kScratchLevel, Kokkos::PerTeam(static_cast<int>(bytes)));

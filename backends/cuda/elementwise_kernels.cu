@@ -115,9 +115,9 @@ __global__ void merge_rows(MergeArguments arguments, std::uint32_t rows) {
   const float mine = exists ? arguments.log_sum_exp[place] : 0.0F;
   const float other = exists ? arguments.block_log_sum_exp[place] : 0.0F;
   __syncthreads();  // all have read what one of them writes
-  const float largest = fmaxf(mine, other);
   // Neither side has seen a key: nothing to merge, and the differences below would be NaN.
-  if (!exists || largest == -INFINITY) return;
+  if (!exists || (mine == -INFINITY && other == -INFINITY)) return;
+  const float largest = fmaxf(mine, other);
   const float my_part = expf(mine - largest);
   const float other_part = expf(other - largest);
   const float total = my_part + other_part;

@@ -7,6 +7,7 @@
 
 #include "backends/compat/kokkos.hpp"
 #include "backends/portable/strided_rows.hpp"
+#include "core/error.hpp"
 
 namespace portolan::portable {
 
@@ -50,6 +51,8 @@ using RowTeams = Kokkos::TeamPolicy<Space, Kokkos::IndexType<std::int64_t>>;
 template <class Space, class Body>
 void for_row_teams(const Space& space, const char* label, std::int64_t rows, const Body& body) {
   if (rows == 0) return;
+  require(rows <= std::numeric_limits<int>::max(), "{}: {} rows are more than a launch can count",
+          label, rows);
   Kokkos::parallel_for(label, RowTeams<Space>(space, static_cast<int>(rows), kRowTeamSize<Space>),
                        body);
 }

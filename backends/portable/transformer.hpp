@@ -163,9 +163,9 @@ struct MergeTeams {
     float& stored = log_sum_exp[(batch * heads + head) * tokens + token];
     const float mine = stored;
     const float other = block_log_sum_exp[(batch * heads + head) * tokens + token];
-    const float largest = mine > other ? mine : other;
     // Neither side has seen a key: nothing to merge, and the differences below would be NaN.
-    if (largest == -HUGE_VALF) return;
+    if (mine == -HUGE_VALF && other == -HUGE_VALF) return;
+    const float largest = mine > other ? mine : other;
     const float my_part = compat::exp(mine - largest);
     const float other_part = compat::exp(other - largest);
     const float total = my_part + other_part;

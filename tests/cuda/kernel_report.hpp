@@ -14,7 +14,9 @@
 #include <string>
 #include <vector>
 
+#include "bench/cuda/timing.cuh"
 #include "core/dtype.hpp"
+#include "tests/cuda/device_array.cuh"
 #include "tests/reference/ops_reference.hpp"
 
 /// What programs that check kernels on a GPU share: memory, numbers, and a report of one line per
@@ -24,11 +26,7 @@ namespace portolan::cuda {
 using reference::Sums;
 using reference::Values;
 
-inline void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(status));
-  std::exit(1);
-}
+using cuda_testing::check;
 
 [[nodiscard]] inline const char* text(DType dtype) {
   return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "f16";
@@ -62,34 +60,23 @@ inline void check(cudaError_t status, const char* what) {
   return values;
 }
 
-/// Memory of the GPU.
+/// Memory of the GPU, cleared.
 class Buffer {
  public:
-  explicit Buffer(std::size_t bytes) : bytes_(bytes) {
-    check(cudaMalloc(&address_, bytes), "taking memory");
-    check(cudaMemset(address_, 0, bytes), "clearing memory");
+  explicit Buffer(std::size_t bytes) : memory_(bytes) {
+    check(cudaMemset(memory_.data(), 0, bytes), "clearing memory");
   }
-  explicit Buffer(const std::vector<std::byte>& contents) : Buffer(contents.size()) {
-    write(contents);
-  }
-  ~Buffer() { cudaFree(address_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
+  explicit Buffer(const std::vector<std::byte>& contents) : memory_(contents) {}
 
   void write(const std::vector<std::byte>& contents) {
-    check(cudaMemcpy(address_, contents.data(), contents.size(), cudaMemcpyHostToDevice),
-          "writing");
+    check(cudaMemcpy(get(), contents.data(), contents.size(), cudaMemcpyHostToDevice),
+          "copying to the GPU");
   }
-  [[nodiscard]] std::vector<std::byte> read() const {
-    std::vector<std::byte> contents(bytes_);
-    check(cudaMemcpy(contents.data(), address_, bytes_, cudaMemcpyDeviceToHost), "reading");
-    return contents;
-  }
-  [[nodiscard]] void* get() const { return address_; }
+  [[nodiscard]] std::vector<std::byte> read() const { return memory_.download(); }
+  [[nodiscard]] void* get() const { return memory_.data(); }
 
  private:
-  void* address_ = nullptr;
-  std::size_t bytes_;
+  cuda_testing::DeviceArray<std::byte> memory_;
 };
 
 /// Uniform on [-4, 4), rounded to the dtype.
@@ -105,22 +92,16 @@ class Buffer {
 
 /// Median seconds of a launch, warm.
 [[nodiscard]] inline double seconds_of(const std::function<cudaError_t()>& launch) {
-  cudaEvent_t begin = nullptr;
-  cudaEvent_t end = nullptr;
-  cudaEventCreate(&begin);
-  cudaEventCreate(&end);
+  const cuda_bench::TimingEvent begin;
+  const cuda_bench::TimingEvent end;
   std::vector<double> samples;
   for (int pass = 0; pass < 25; ++pass) {
-    cudaEventRecord(begin);
+    begin.record(nullptr);
     check(launch(), "a launch");
-    cudaEventRecord(end);
-    check(cudaEventSynchronize(end), "a kernel");
-    float milliseconds = 0.0F;
-    cudaEventElapsedTime(&milliseconds, begin, end);
-    if (pass >= 5) samples.push_back(milliseconds * 1e-3);
+    end.record(nullptr);
+    const double seconds = end.seconds_since(begin);
+    if (pass >= 5) samples.push_back(seconds);
   }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
   std::nth_element(samples.begin(), samples.begin() + 10, samples.end());
   return samples[10];
 }

@@ -101,14 +101,15 @@ double weight_factor(const AttentionInput& input, std::int64_t batch, std::int64
   if (input.dropout == 0.0) return 1.0;
   const std::int64_t sequence = input.query_sequences.empty() ? 0 : input.query_sequences[query];
   const std::int64_t position = input.key_positions[key];
+  const std::int64_t within = (position % 4 + 4) % 4;
   const std::uint64_t mixed = input.seed ^ input.stream;
   const std::uint32_t word =
-      philox({static_cast<std::uint32_t>(position / 4),
+      philox({static_cast<std::uint32_t>((position - within) / 4),
               static_cast<std::uint32_t>(input.query_positions[query]),
               static_cast<std::uint32_t>(input.first_head + head),
               static_cast<std::uint32_t>(input.first_entry + batch + sequence)},
              {static_cast<std::uint32_t>(mixed),
-              static_cast<std::uint32_t>(mixed >> 32)})[static_cast<std::size_t>(position % 4)];
+              static_cast<std::uint32_t>(mixed >> 32)})[static_cast<std::size_t>(within)];
   const bool dropped = word < std::floor(input.dropout * 4294967296.0);
   return dropped ? 0.0 : 1.0 / (1.0 - input.dropout);
 }

@@ -35,7 +35,7 @@ struct AttentionCase {
   [[nodiscard]] std::string to_string() const;
 };
 
-/// A case with tensors on a host device, and the same numbers in f64.
+/// A case with tensors on a device, and the same numbers in f64.
 struct AttentionSetup {
   AttentionProblem problem;
   Tensor out;
@@ -56,7 +56,8 @@ void set_values(const Tensor& tensor, const std::vector<double>& values);
 
 /// Largest |difference| that rounding can explain: of the weights to the product's dtype (half a
 /// unit in the last place of each, weights add up to 1), of the result to its dtype, and f32 noise.
-[[nodiscard]] double out_tolerance(const AttentionCase& test_case, double largest_value);
+[[nodiscard]] double out_tolerance(const AttentionCase& test_case, double largest_value,
+                                   Device device);
 
 /// Fails the running test unless out and log_sum_exp are those expected, within what rounding
 /// explains.

@@ -15,8 +15,8 @@
 
 #include "attention/cuda/attention_arguments.hpp"
 #include "attention/cuda/sm90_entry.hpp"
-#include "core/dtype.hpp"
 #include "tests/reference/attention_reference.hpp"
+#include "tests/unit/element_bits.hpp"
 #include "tests/unit/emulated_hopper_lane.hpp"
 
 /// Attention problems for the emulated sm_90a kernels.
@@ -65,6 +65,7 @@ class Rows {
       bits = rounded(normal(generator));
     }
   }
+  void set(std::size_t index, float value) { data_[index] = rounded(value); }
   [[nodiscard]] std::vector<double> entry(std::size_t index) const {
     std::vector<double> values;
     for (std::int64_t i = offsets_[index] * row(); i < offsets_[index + 1] * row(); ++i) {
@@ -72,10 +73,7 @@ class Rows {
     }
     return values;
   }
-  [[nodiscard]] double value(std::size_t index) const {
-    const std::uint16_t bits = data_[index];
-    return element_ == AttentionElement::bf16 ? to_float(BFloat16{bits}) : to_float(Float16{bits});
-  }
+  [[nodiscard]] double value(std::size_t index) const { return value_of(element_, data_[index]); }
   /// Of one sequence if packed, else of all entries.
   [[nodiscard]] EmulatedTensorMap map(bool packed, std::size_t sequence, int box_rows) {
     EmulatedTensorMap map;
@@ -96,10 +94,7 @@ class Rows {
   /// What float_result() holds before.
   static constexpr float kBefore = 0.75F;
   [[nodiscard]] const std::vector<float>& floats() const { return floats_; }
-  [[nodiscard]] std::uint16_t rounded(float value) const {
-    return element_ == AttentionElement::bf16 ? from_float<BFloat16>(value).bits
-                                              : from_float<Float16>(value).bits;
-  }
+  [[nodiscard]] std::uint16_t rounded(float value) const { return bits_of(element_, value); }
 
  private:
   [[nodiscard]] std::int64_t row() const { return std::int64_t{heads_} * head_dim_; }

@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/dtype.hpp"
 #include "core/error.hpp"
+#include "tests/unit/element_bits.hpp"
 #include "tests/unit/emulated_hopper_lane.hpp"
 #include "tests/unit/fibre.hpp"
 
@@ -36,15 +36,6 @@ using Product = EmulatedHopperLane::Product;
 /// PTX ISA, swizzling mode 128 bytes: bits 4 to 6 of an address are xored with bits 7 to 9.
 inline std::uint32_t swizzled(std::uint32_t address) {
   return address ^ (((address >> 7) & 7U) << 4);
-}
-
-inline float widened(cuda::AttentionElement element, std::uint16_t bits) {
-  return element == cuda::AttentionElement::bf16 ? to_float(BFloat16{bits})
-                                                 : to_float(Float16{bits});
-}
-
-inline std::uint16_t half_of(std::uint32_t value, int half) {
-  return static_cast<std::uint16_t>(value >> (16 * half));
 }
 
 /// PTX ISA, matrix descriptor of wgmma.
@@ -381,7 +372,7 @@ class Block {
         auto& row = left[static_cast<std::size_t>(i / 32 * 16 + g + 8 * (r % 2))];
         for (int half = 0; half < 2; ++half) {
           row[static_cast<std::size_t>(2 * t + 8 * (r / 2) + half)] =
-              widened(own.element, half_of(own.a_registers[r], half));
+              value_of(own.element, half_of(own.a_registers[r], half));
         }
       }
     }
@@ -390,13 +381,13 @@ class Block {
       if (model.a_registers == nullptr) {
         const Descriptor a(model.a);
         for (std::uint32_t row = 0; row < 64; ++row) {
-          left[row][d] = widened(model.element, element(a.along_rows(row, d)));
+          left[row][d] = value_of(model.element, element(a.along_rows(row, d)));
         }
       }
       for (std::uint32_t column = 0; column < right.size(); ++column) {
         const std::uint32_t offset =
             model.a_registers == nullptr ? b.along_rows(column, d) : b.across(column, d);
-        right[column][d] = widened(model.element, element(offset));
+        right[column][d] = value_of(model.element, element(offset));
       }
     }
     for (int i = 0; i < kGroupThreads; ++i) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "tests/unit/element_bits.hpp"
 #include "tests/unit/emulated_hopper_block.hpp"
 
 namespace portolan::testing_support {
@@ -11,7 +12,6 @@ namespace {
 
 using hopper::Barrier;
 using hopper::Box;
-using hopper::half_of;
 using hopper::kGroupThreads;
 using hopper::kWarpThreads;
 using hopper::Meeting;

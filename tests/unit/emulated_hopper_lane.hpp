@@ -10,7 +10,7 @@
 
 #include "attention/cuda/attention_arguments.hpp"
 #include "attention/cuda/sm90_buffers.hpp"
-#include "core/dtype.hpp"
+#include "tests/unit/element_bits.hpp"
 
 /// Blocks of the sm_90a kernels on a CPU: every thread of a block runs as a fibre of its own, so
 /// that the kernels' own code is tested where there is no such GPU. What the instructions do is
@@ -89,13 +89,7 @@ class EmulatedHopperLane {
   [[nodiscard]] float multiply_add(float a, float b, float c) const { return std::fma(a, b, c); }
   template <cuda::AttentionElement kElement>
   [[nodiscard]] std::uint32_t pack(float first, float second) const {
-    if constexpr (kElement == cuda::AttentionElement::bf16) {
-      return std::uint32_t{from_float<BFloat16>(first).bits} |
-             std::uint32_t{from_float<BFloat16>(second).bits} << 16;
-    } else {
-      return std::uint32_t{from_float<Float16>(first).bits} |
-             std::uint32_t{from_float<Float16>(second).bits} << 16;
-    }
+    return register_of(kElement, first, second);
   }
   void store_matrices(std::uint32_t address, const std::uint32_t (&registers)[4]) const;
 

@@ -28,16 +28,6 @@ struct Copy {
   std::size_t count = 0;
 };
 
-float widened(cuda::AttentionElement element, std::uint16_t bits) {
-  return element == cuda::AttentionElement::bf16 ? to_float(BFloat16{bits})
-                                                 : to_float(Float16{bits});
-}
-
-/// The 16-bit half of a register.
-std::uint16_t half_of(std::uint32_t value, int half) {
-  return static_cast<std::uint16_t>(value >> (16 * half));
-}
-
 }  // namespace
 
 class EmulatedBlock {
@@ -244,14 +234,14 @@ void EmulatedLane::multiply_add(cuda::AttentionElement element, float (&sums)[4]
         for (int half = 0; half < 2; ++half) {
           const auto row = static_cast<std::size_t>(lane / 4 + i % 2 * 8);
           const auto column = static_cast<std::size_t>(lane % 4 * 2 + half + i / 2 * 8);
-          left[row][column] = widened(element, half_of(operands.a[i], half));
+          left[row][column] = value_of(element, half_of(operands.a[i], half));
         }
       }
       for (int i = 0; i < 2; ++i) {
         for (int half = 0; half < 2; ++half) {
           const auto row = static_cast<std::size_t>(lane % 4 * 2 + half + i * 8);
           right[row][static_cast<std::size_t>(lane / 4)] =
-              widened(element, half_of(operands.b[static_cast<std::size_t>(i)], half));
+              value_of(element, half_of(operands.b[static_cast<std::size_t>(i)], half));
         }
       }
     }
@@ -285,11 +275,6 @@ void EmulatedLane::wait_copies(std::size_t pending) const { block_->wait(thread_
 
 std::byte* EmulatedLane::shared(std::uint32_t offset, std::size_t bytes) const {
   return block_->shared(offset, bytes);
-}
-
-std::uint16_t EmulatedLane::rounded(cuda::AttentionElement element, float value) {
-  return element == cuda::AttentionElement::bf16 ? from_float<BFloat16>(value).bits
-                                                 : from_float<Float16>(value).bits;
 }
 
 void run_emulated_block(int threads, std::size_t shared_bytes, EmulationOrder order,

@@ -13,7 +13,7 @@
 
 #include "attention/cuda/attention_arguments.hpp"
 #include "attention/cuda/lane.hpp"
-#include "core/dtype.hpp"
+#include "tests/unit/element_bits.hpp"
 
 /// Blocks of the sm_80 kernels on a CPU: every thread of a block runs as a fibre of its own, so
 /// that the kernels' own code is tested where there is no GPU. What the GPU's instructions do is
@@ -77,7 +77,7 @@ class EmulatedLane {
   [[nodiscard]] std::uint32_t opaque(std::uint32_t value) const { return value; }
   template <cuda::AttentionElement Element>
   [[nodiscard]] std::uint32_t pack(float first, float second) const {
-    return std::uint32_t{rounded(Element, first)} | std::uint32_t{rounded(Element, second)} << 16;
+    return register_of(Element, first, second);
   }
   [[nodiscard]] float exp2(float x) const { return std::exp2(x); }
   [[nodiscard]] float log2(float x) const { return std::log2(x); }
@@ -90,7 +90,6 @@ class EmulatedLane {
   void wait_copies(std::size_t pending) const;
   /// Throws if shared memory has no such bytes, or if they are not aligned to their own size.
   [[nodiscard]] std::byte* shared(std::uint32_t offset, std::size_t bytes) const;
-  [[nodiscard]] static std::uint16_t rounded(cuda::AttentionElement element, float value);
 
   EmulatedBlock* block_;
   int thread_;

@@ -124,6 +124,12 @@ TestMatrix constant_matrix(double value, std::int64_t rows, std::int64_t columns
   return make_matrix(rows, columns, dtype, device, strided, [&] { return value; });
 }
 
+TestMatrix matrix_of(const Values& values, std::int64_t rows, std::int64_t columns, DType dtype,
+                     Device device) {
+  std::size_t next = 0;
+  return make_matrix(rows, columns, dtype, device, false, [&] { return values[next++]; });
+}
+
 Tensor index_tensor(const std::vector<std::int32_t>& values, Device device) {
   const Tensor host = Tensor::empty({static_cast<std::int64_t>(values.size())}, DType::i32,
                                     is_host(device) ? device : kHost);

@@ -92,6 +92,9 @@ class Generator {
 /// Of any dtype the engine computes in, every element `value`.
 [[nodiscard]] TestMatrix constant_matrix(double value, std::int64_t rows, std::int64_t columns,
                                          DType dtype, Device device, bool strided);
+/// Row-major values, rounded to the dtype.
+[[nodiscard]] TestMatrix matrix_of(const Values& values, std::int64_t rows, std::int64_t columns,
+                                   DType dtype, Device device);
 [[nodiscard]] Tensor index_tensor(const std::vector<std::int32_t>& values, Device device);
 /// Of any shape and strides, in row-major order.
 [[nodiscard]] Values values_of(const Tensor& tensor);

@@ -44,12 +44,10 @@ OpInstance make_matmul(const OpSize& size, const ProductKind& kind, DType dtype,
       end = begin;
     }
     if (!large) {
-      // Kept as a matrix of the same dtype for the reference.
-      plain = constant_matrix(0.0, out_features, in_features, DType::f32, device, false);
-      std::int64_t i = 0;
-      for (const Values& piece : pieces) {
-        for (const double value : piece) plain.whole.data<float>()[i++] = static_cast<float>(value);
-      }
+      // Kept as a matrix for the reference.
+      Values all;
+      for (const Values& piece : pieces) all.insert(all.end(), piece.begin(), piece.end());
+      plain = matrix_of(all, out_features, in_features, DType::f32, device);
     }
   } else {
     plain = random_matrix(generator, out_features, in_features, dtype, device, size.strided);

@@ -122,12 +122,9 @@ OpInstance make_cross_entropy_backward(const OpSize& size, bool in_place, DType 
   const Tensor label_tensor = index_tensor(labels, device);
   // As if other columns held as much again, so that no row is of -infinity alone.
   Generator generator(seed_of("log sum exp", size));
-  const TestMatrix log_sum_exp =
-      random_matrix(generator, 1, size.rows, DType::f32, device, false, 2.0);
-  for (std::int64_t row = 0; row < size.rows; ++row) {
-    log_sum_exp.whole.data<float>()[row] +=
-        static_cast<float>(kLogitRange) + std::log(static_cast<float>(size.columns));
-  }
+  Values sums = random_matrix(generator, 1, size.rows, DType::f32, device, false, 2.0).values();
+  for (double& sum : sums) sum += kLogitRange + std::log(static_cast<double>(size.columns));
+  const TestMatrix log_sum_exp = matrix_of(sums, 1, size.rows, DType::f32, device);
   const Values initial = snapshot(logits);
   constexpr float kScale = 0.37F;
   OpInstance instance;
@@ -164,9 +161,8 @@ OpInstance make_adamw(const OpSize& size, DType dtype, Device device) {
   const TestMatrix param = matrix(1.0);
   const TestMatrix grad = matrix(0.1);
   const TestMatrix first = matrix(0.1);
-  const TestMatrix second = matrix(0.01);
-  float* const squares = second.whole.data<float>();
-  for (std::int64_t i = 0; i < second.whole.elements(); ++i) squares[i] = std::abs(squares[i]);
+  const TestMatrix second =
+      matrix_of(magnitudes_of(matrix(0.01).values()), size.rows, size.columns, DType::f32, device);
   const bool copies = dtype != DType::f32;
   const TestMatrix copy = constant_matrix(0.0, size.rows, size.columns, dtype, device, false);
   const reference::OptimizerState initial{snapshot(param), snapshot(first), snapshot(second)};

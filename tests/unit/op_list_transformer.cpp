@@ -136,17 +136,14 @@ OpInstance make_merge(const OpSize& size, DType /*dtype*/, Device device) {
   const std::int64_t heads = size.extent;
   const std::int64_t head_dim = size.columns;
   Generator generator(seed_of("merge", size));
-  const auto partial = [&](std::uint64_t empty_when) {
-    std::pair<TestMatrix, TestMatrix> result = {
-        random_matrix(generator, kBatch * tokens * heads, head_dim, DType::f32, device, false),
-        random_matrix(generator, 1, kBatch * heads * tokens, DType::f32, device, false, 20.0)};
-    float* const log_sum_exps = result.second.whole.data<float>();
-    for (std::int64_t i = 0; i < result.second.whole.elements(); ++i) {
-      if ((static_cast<std::uint64_t>(i) & empty_when) == empty_when) {
-        log_sum_exps[i] = -std::numeric_limits<float>::infinity();
-      }
+  const auto partial = [&](std::size_t empty_when) {
+    const std::int64_t rows = kBatch * tokens * heads;
+    const TestMatrix out = random_matrix(generator, rows, head_dim, DType::f32, device, false);
+    Values sums = random_matrix(generator, 1, rows, DType::f32, device, false, 20.0).values();
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      if ((i & empty_when) == empty_when) sums[i] = -std::numeric_limits<double>::infinity();
     }
-    return result;
+    return std::pair(out, matrix_of(sums, 1, rows, DType::f32, device));
   };
   const auto [out, log_sum_exp] = partial(1 + 2);
   const auto [block, block_log_sum_exp] = partial(2 + 4);

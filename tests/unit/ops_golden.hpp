@@ -12,6 +12,7 @@
 #include "core/backend.hpp"
 #include "core/ops.hpp"
 #include "core/safetensors.hpp"
+#include "tests/unit/devices.hpp"
 #include "tests/unit/file_testing.hpp"
 #include "tests/unit/op_list.hpp"
 
@@ -21,20 +22,27 @@ namespace portolan::testing_support {
 /// by the same hand repeats.
 class OpsGolden : public ::testing::TestWithParam<DeviceKind> {
  protected:
+  static constexpr Device kHost{DeviceKind::serial, 0};
+
   [[nodiscard]] static Device device() { return {GetParam(), 0}; }
 
   [[nodiscard]] static SafetensorsFile open(const std::string& name) {
     return SafetensorsFile(portolan::testing::data_path("numerics/" + name + ".safetensors"));
   }
 
-  /// As a matrix: the last dimension by all others.
-  [[nodiscard]] static Tensor matrix(const SafetensorsFile& file, const std::string& name,
-                                     DType dtype = DType::f32) {
+  /// As a matrix: the last dimension by all others. In host memory, for tests that look into it.
+  [[nodiscard]] static Tensor host_matrix(const SafetensorsFile& file, const std::string& name,
+                                          DType dtype = DType::f32) {
     const SafetensorsEntry& entry = file.at(name);
     const std::int64_t columns = entry.shape.empty() ? 1 : entry.shape.back();
-    const Tensor result = Tensor::empty({entry.elements() / columns, columns}, dtype, device());
+    const Tensor result = Tensor::empty({entry.elements() / columns, columns}, dtype, kHost);
     file.read(entry, result.raw(), dtype);
     return result;
+  }
+
+  /// The same on the device.
+  [[nodiscard]] static Tensor matrix(const SafetensorsFile& file, const std::string& name) {
+    return ops::to_device(host_matrix(file, name), device());
   }
 
   /// The elements as a vector.
@@ -56,7 +64,7 @@ class OpsGolden : public ::testing::TestWithParam<DeviceKind> {
   /// Indices are of 64 bits in the files.
   [[nodiscard]] static std::vector<std::int32_t> indices(const SafetensorsFile& file,
                                                          const std::string& name) {
-    const Tensor wide = matrix(file, name, DType::i64);
+    const Tensor wide = host_matrix(file, name, DType::i64);
     const auto* const begin = wide.data<std::int64_t>();
     std::vector<std::int32_t> result;
     std::transform(begin, begin + wide.elements(), std::back_inserter(result),
@@ -86,12 +94,5 @@ class OpsGolden : public ::testing::TestWithParam<DeviceKind> {
 
 /// Ten times plain float32's own noise; a wrong epsilon or a missed factor is far outside.
 inline constexpr double kTolerance = 1e-6;
-
-inline constexpr DeviceKind kHostDevices[] = {
-    DeviceKind::serial,
-#if defined(PORTOLAN_HAS_OPENMP)
-    DeviceKind::cpu,
-#endif
-};
 
 }  // namespace portolan::testing_support

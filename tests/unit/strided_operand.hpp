@@ -7,14 +7,10 @@
 #include <vector>
 
 #include "attention/cuda/attention_arguments.hpp"
+#include "tests/unit/element_bits.hpp"
 
 /// Operands and results of the CUDA attention kernels in host memory, for their emulation.
 namespace portolan::testing_support {
-
-/// What is left of a value in 16 bits; and those bits, and their value.
-[[nodiscard]] double rounded(cuda::AttentionElement element, double value);
-[[nodiscard]] std::uint16_t bits_of(cuda::AttentionElement element, double value);
-[[nodiscard]] double value_of(cuda::AttentionElement element, std::uint16_t bits);
 
 /// A tensor [batch, tokens, heads, head_dim] with gaps between tokens and between entries.
 class StridedOperand {
@@ -42,7 +38,7 @@ class StridedOperand {
 
   void fill(cuda::AttentionElement element, const std::vector<double>& values) {
     visit([&](std::size_t dense, std::size_t place) {
-      bits_[place] = bits_of(element, values[dense]);
+      bits_[place] = bits_of(element, static_cast<float>(values[dense]));
     });
   }
   void fill_f32(float value) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -222,6 +223,16 @@ TEST(Allocator, GivesCachedSegmentsBackBeforeItFails) {
   EXPECT_EQ(device.taken(), 2 * kSegment);
   EXPECT_THROW(static_cast<void>(allocator.allocate(1)), OutOfMemoryError);
   EXPECT_EQ(allocator.counters().allocated, static_cast<std::int64_t>(2 * kSegment));
+}
+
+TEST(Allocator, RefusesMoreThanAnyDeviceHas) {
+  LimitedDevice device(2 * kSegment);
+  CachingAllocator allocator(device.source());
+  for (const std::size_t bytes : {SIZE_MAX, SIZE_MAX - kUnit, SIZE_MAX - kSegment, SIZE_MAX / 2}) {
+    EXPECT_THROW(static_cast<void>(allocator.allocate(bytes)), OutOfMemoryError);
+  }
+  EXPECT_EQ(device.taken(), 0U);
+  EXPECT_EQ(allocator.counters().reserved, 0);
 }
 
 TEST(Allocator, KeepsSegmentsInUseWhenTheCacheIsReleased) {

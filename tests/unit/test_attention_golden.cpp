@@ -163,14 +163,13 @@ std::string name_of_kernel(const AttentionKernel& kernel) {
   return name_of_kernel(kernel.device(), kernel.method());
 }
 
-/// Calls function(case, kernel, problem) for every kernel of a host device that serves the case.
+/// Calls function(case, kernel, problem) for every kernel that serves the case.
 template <typename Kernel, typename Function>
 Served for_each_served(std::span<const std::unique_ptr<Kernel>> kernels, const Function& function) {
   Served served;
   for (const auto& golden : golden_cases()) {
     for (const auto& kernel : kernels) {
       const Device device{kernel->device(), 0};
-      if (!is_host(device)) continue;
       const AttentionProblem problem = golden->problem(device);
       if (!kernel->unsupported_reason(problem).empty()) continue;
       SCOPED_TRACE(golden->name() + " on " + name_of_kernel(*kernel));
@@ -227,7 +226,6 @@ void expect_served(const Served& served) {
   EXPECT_EQ(cases.size(), 30U);
   for (const auto& backend : registered_backends()) {
     const DeviceKind device = backend->device().kind;
-    if (!is_host(backend->device())) continue;
     for (const AttentionMethod method :
          {AttentionMethod::standard, AttentionMethod::memory_efficient, AttentionMethod::flash,
           AttentionMethod::window, AttentionMethod::block_sparse}) {

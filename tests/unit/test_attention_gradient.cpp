@@ -39,13 +39,11 @@ AttentionCase case_with_everything() {
   return c;
 }
 
-/// Calls `check(kernel, device)` for each registered backward kernel of a host device that serves
-/// the case.
+/// Calls `check(kernel, device)` for each registered backward kernel that serves the case.
 void for_each_backward_kernel(const AttentionCase& c, const auto& check) {
   int kernels = 0;
   for (const auto& kernel : attention_backward_kernels()) {
     const Device device{kernel->device(), 0};
-    if (!is_host(device)) continue;
     if (!kernel->unsupported_reason(make_setup(c, device).problem).empty()) continue;
     SCOPED_TRACE(std::string(name_of(device.kind)) + " " + std::string(name_of(kernel->method())));
     check(*kernel, device);

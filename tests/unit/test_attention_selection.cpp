@@ -19,7 +19,6 @@ AttentionProblem problem_on(Device device, std::int64_t window = 0) {
 
 TEST(AttentionChoice, IsTheKernelThatIsSelected) {
   for (const auto& backend : registered_backends()) {
-    if (!is_host(backend->device())) continue;
     const AttentionProblem problem = problem_on(backend->device());
     const AttentionForwardKernel& kernel = select_attention_forward(problem);
     const AttentionChoice choice = attention_choice(problem, AttentionPass::forward);

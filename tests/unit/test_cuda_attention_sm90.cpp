@@ -161,6 +161,25 @@ TEST_P(CudaAttentionSm90, ForwardIsAttention) {
   }
 }
 
+TEST(CudaAttentionSm90Values, ANaNReachesTheRowsThatSeeItAndTheirStatistics) {
+  constexpr int kToken = 90;
+  for (const int head_dim : {64, 128}) {
+    const Case shape{.name = "NaN", .queries = {150}, .keys = {170}, .head_dim = head_dim};
+    Attention attention(shape);
+    attention.k.set(static_cast<std::size_t>(kToken * head_dim + 5),
+                    std::numeric_limits<float>::quiet_NaN());
+    run(shape, attention, false, kOrders[0]);
+    const std::vector<double> out = attention.out.entry(0);
+    for (int query = 0; query < 150; ++query) {
+      const bool sees = query + 20 >= kToken;
+      ASSERT_EQ(std::isnan(attention.log_sum_exp[static_cast<std::size_t>(query)]), sees) << query;
+      for (int i = 0; i < head_dim; ++i) {
+        ASSERT_EQ(std::isnan(out[static_cast<std::size_t>(query * head_dim + i)]), sees) << query;
+      }
+    }
+  }
+}
+
 TEST_P(CudaAttentionSm90, BackwardIsItsGradient) {
   const Case& shape = GetParam();
   Attention attention(shape);

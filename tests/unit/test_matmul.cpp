@@ -7,6 +7,7 @@
 
 #include "core/backend.hpp"
 #include "core/ops.hpp"
+#include "tests/unit/devices.hpp"
 #include "tests/unit/op_list.hpp"
 
 namespace portolan::testing_support {
@@ -14,12 +15,10 @@ namespace {
 
 /// What the list of operations cannot say of a product: weights of another dtype than x, memory,
 /// and many shapes one after the other.
-class Matmul : public testing::TestWithParam<std::size_t> {
+class Matmul : public testing::TestWithParam<DeviceKind> {
  protected:
-  [[nodiscard]] static Backend& device_backend() {
-    return *registered_backends()[GetParam() % registered_backends().size()];
-  }
-  [[nodiscard]] static Device device() { return device_backend().device(); }
+  [[nodiscard]] static Device device() { return {GetParam(), 0}; }
+  [[nodiscard]] static Backend& device_backend() { return backend_of(device()); }
 };
 
 TEST_P(Matmul, KeepsThePrecisionOfXWhenTheWeightHasLess) {
@@ -61,7 +60,9 @@ TEST_P(Matmul, DoesNotRoundXToTheWeightsDtype) {
 TEST_P(Matmul, PackedWeightsAreOfTheDtypeThatIsComputed) {
   for (const DType dtype : computed_dtypes()) {
     const Weight weight = device_backend().allocate_packed(65, 33, dtype);
-    EXPECT_EQ(weight.layout(), device_backend().packed_layout(65, 33, dtype));
+    EXPECT_EQ(weight.layout(), WeightLayout::panels);
+    EXPECT_EQ(device_backend().packed_layout(65, 33, dtype),
+              is_host(device()) ? WeightLayout::panels : WeightLayout::plain);
     EXPECT_EQ(weight.storage().elements(), panel_elements(65, 33, weight.dtype()));
     EXPECT_TRUE(weight.dtype() == dtype || weight.dtype() == device_backend().compute_dtype(dtype));
   }
@@ -121,16 +122,7 @@ TEST_P(Matmul, NoRowsAreNoWork) {
   EXPECT_NO_THROW(ops::matmul(x, weight, out));
 }
 
-#if defined(PORTOLAN_HAS_OPENMP)
-constexpr std::size_t kHostDevices = 2;
-#else
-constexpr std::size_t kHostDevices = 1;
-#endif
-
-INSTANTIATE_TEST_SUITE_P(Host, Matmul, testing::Range<std::size_t>(0, kHostDevices),
-                         [](const testing::TestParamInfo<std::size_t>& info) {
-                           return info.param == 0 ? std::string("serial") : std::string("cpu");
-                         });
+INSTANTIATE_TEST_SUITE_P(Devices, Matmul, testing::ValuesIn(kDevices), name_of_device);
 
 }  // namespace
 }  // namespace portolan::testing_support

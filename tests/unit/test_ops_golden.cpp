@@ -71,27 +71,30 @@ TEST_P(OpsGolden, RotaryEmbedding) {
     SCOPED_TRACE(name);
     const std::string prefix = name + ".half_split.";
     const std::vector<std::int64_t>& shape = file.at(prefix + "x").shape;  // [B, H, S, D]
-    const Tensor positions = matrix(file, prefix + "positions", DType::i64);
-    const Tensor frequencies = matrix(file, name + ".inv_freq");
+    const Tensor positions = host_matrix(file, prefix + "positions", DType::i64);
+    const Tensor frequencies = host_matrix(file, name + ".inv_freq");
     const std::int64_t half = frequencies.elements();
 
     // One table row per token, in the order of the tokens.
     const std::int64_t tokens = positions.elements();
-    const Tensor cosines = Tensor::empty({tokens, half}, DType::f32, device());
-    const Tensor sines = Tensor::empty({tokens, half}, DType::f32, device());
+    const Tensor host_cosines = Tensor::empty({tokens, half}, DType::f32, kHost);
+    const Tensor host_sines = Tensor::empty({tokens, half}, DType::f32, kHost);
     std::vector<std::int32_t> rows;
     for (std::int64_t token = 0; token < tokens; ++token) {
       rows.push_back(static_cast<std::int32_t>(token));
       for (std::int64_t i = 0; i < half; ++i) {
         const float angle = static_cast<float>(positions.data<std::int64_t>()[token]) *
                             frequencies.data<float>()[i];
-        cosines.data<float>()[token * half + i] = std::cos(angle);
-        sines.data<float>()[token * half + i] = std::sin(angle);
+        host_cosines.data<float>()[token * half + i] = std::cos(angle);
+        host_sines.data<float>()[token * half + i] = std::sin(angle);
       }
     }
 
+    const Tensor cosines = ops::to_device(host_cosines, device());
+    const Tensor sines = ops::to_device(host_sines, device());
+
     // The file has heads before tokens, the engine after.
-    const Tensor turned = Tensor::empty({tokens, shape[1], shape[3]}, DType::f32, device());
+    const Tensor in_order = Tensor::empty({tokens, shape[1], shape[3]}, DType::f32, kHost);
     const auto per_token = [&](const Tensor& source, const Tensor& target, bool to_engine) {
       for (std::int64_t b = 0; b < shape[0]; ++b) {
         for (std::int64_t h = 0; h < shape[1]; ++h) {
@@ -105,10 +108,11 @@ TEST_P(OpsGolden, RotaryEmbedding) {
       }
     };
     const auto rotate = [&](const std::string& tensor, bool inverse) {
-      const Tensor x = matrix(file, prefix + tensor);
-      per_token(x, turned, true);
+      const Tensor x = host_matrix(file, prefix + tensor);
+      per_token(x, in_order, true);
+      const Tensor turned = ops::to_device(in_order, device());
       ops::rotary_embedding(turned, index_tensor(rows, device()), cosines, sines, inverse);
-      per_token(turned, x, false);
+      per_token(ops::to_host(turned), x, false);
       return x;
     };
     expect_near(rotate("x", false), matrix(file, prefix + "y_transformers_f32"), kTolerance);
@@ -118,10 +122,7 @@ TEST_P(OpsGolden, RotaryEmbedding) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Host, OpsGolden, ::testing::ValuesIn(kHostDevices),
-                         [](const ::testing::TestParamInfo<DeviceKind>& info) {
-                           return std::string(name_of(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Devices, OpsGolden, ::testing::ValuesIn(kDevices), name_of_device);
 
 }  // namespace
 }  // namespace portolan::testing_support

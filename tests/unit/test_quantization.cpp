@@ -11,6 +11,7 @@
 #include "core/error.hpp"
 #include "core/ops.hpp"
 #include "tests/reference/quantization_reference.hpp"
+#include "tests/unit/devices.hpp"
 #include "tests/unit/op_list.hpp"
 
 namespace portolan::testing_support {
@@ -29,17 +30,17 @@ std::vector<std::uint8_t> bytes_of_panels(const Weight& weight) {
 Weight quantize(const Tensor& rows, Quantization quantization) {
   const Weight weight = Weight::quantized(rows.dim(0), rows.dim(1), quantization, rows.device());
   // What is there before must not show.
-  std::fill_n(weight.storage().data<std::uint8_t>(), weight.bytes(), std::uint8_t{0xAA});
+  const std::vector<std::uint8_t> before(weight.bytes(), 0xAA);
+  backend_of(rows.device())
+      .copy_bytes(weight.storage().raw(), before.data(), before.size(), Queue::compute);
+  backend_of(rows.device()).synchronize();
   ops::pack_rows(rows, 0, weight);
   return weight;
 }
 
-class Quantized : public testing::TestWithParam<std::tuple<std::size_t, Quantization>> {
+class Quantized : public testing::TestWithParam<std::tuple<DeviceKind, Quantization>> {
  protected:
-  [[nodiscard]] static Device device() {
-    const auto backends = registered_backends();
-    return backends[std::get<0>(GetParam()) % backends.size()]->device();
-  }
+  [[nodiscard]] static Device device() { return {std::get<0>(GetParam()), 0}; }
   [[nodiscard]] static Quantization quantization() { return std::get<1>(GetParam()); }
 };
 
@@ -73,15 +74,16 @@ TEST_P(Quantized, IntegersAreWithinHalfAStepOfTheWeight) {
 /// Groups that differ by 2^-24 and more in size, a row of zeros, and numbers without a normal
 /// scale.
 TEST_P(Quantized, AnyMagnitudesAreQuantized) {
-  const TestMatrix rows = constant_matrix(0.0, 66, 100, DType::f32, device(), false);
+  Values values(66 * 100, 0.0);
   Generator generator(7);
-  for (std::int64_t row = 1; row < 66; ++row) {
-    for (std::int64_t i = 0; i < 100; ++i) {
-      rows.whole.data<float>()[row * 100 + i] = static_cast<float>(std::ldexp(
-          generator.symmetric(), static_cast<int>(row % 5 * 20 - 60 - i / 32 * (row % 7) * 3)));
+  for (int row = 1; row < 66; ++row) {
+    for (int i = 0; i < 100; ++i) {
+      values[static_cast<std::size_t>(row * 100 + i)] =
+          std::ldexp(generator.symmetric(), row % 5 * 20 - 60 - i / 32 * (row % 7) * 3);
     }
   }
-  rows.whole.data<float>()[6500] = std::numeric_limits<float>::denorm_min();
+  values[6500] = std::numeric_limits<float>::denorm_min();
+  const TestMatrix rows = matrix_of(values, 66, 100, DType::f32, device());
   const reference::QuantizedMatrix expected =
       reference::quantize(rows.values(), 66, 100, bits_of(quantization()));
   EXPECT_EQ(bytes_of_panels(quantize(rows.view, quantization())), expected.panels);
@@ -90,8 +92,9 @@ TEST_P(Quantized, AnyMagnitudesAreQuantized) {
 TEST_P(Quantized, WhatIsNotFiniteShowsInItsOutputAlone) {
   for (const float bad :
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    const TestMatrix rows = constant_matrix(0.5, 70, 40, DType::f32, device(), false);
-    rows.whole.data<float>()[3 * 40 + 39] = bad;
+    Values values(70 * 40, 0.5);
+    values[3 * 40 + 39] = bad;
+    const TestMatrix rows = matrix_of(values, 70, 40, DType::f32, device());
     const Weight weight = quantize(rows.view, quantization());
     for (const std::int64_t count : {1, 40}) {
       const TestMatrix x = constant_matrix(1.0, count, 40, DType::f32, device(), false);
@@ -114,16 +117,16 @@ TEST_P(Quantized, WhatIsNotFiniteShowsInItsOutputAlone) {
 void expect_products_of_any_magnitude(const Weight& weight, const Values& weight_values,
                                       std::int64_t count, int spread) {
   Generator generator(9);
-  const TestMatrix x = constant_matrix(0.0, count, kIn, DType::bf16, weight.device(), false);
+  Values inputs(static_cast<std::size_t>(count * kIn));
   for (std::int64_t i = 0; i < count * kIn; ++i) {
     const std::int64_t group = i % kIn / kQuantizedGroup;
     const int of_group = static_cast<int>(group % 7) * 10 - 30;
     const int within = spread == 0 ? 0 : static_cast<int>(i * 5 % spread);
     const double magnitude = 0.5 + 0.49 * std::abs(generator.symmetric());
     const double sign = generator.symmetric() < 0.0 ? -1.0 : 1.0;
-    x.whole.data<BFloat16>()[i] =
-        from_float<BFloat16>(static_cast<float>(std::ldexp(sign * magnitude, of_group - within)));
+    inputs[static_cast<std::size_t>(i)] = std::ldexp(sign * magnitude, of_group - within);
   }
+  const TestMatrix x = matrix_of(inputs, count, kIn, DType::bf16, weight.device());
   const TestMatrix out = constant_matrix(0.0, count, kOut, DType::f32, weight.device(), false);
   ops::matmul(x.view, weight, out.view);
   const Values found = out.values();
@@ -155,8 +158,9 @@ TEST_P(Quantized, InputsThatAreNotFiniteShowInTheirRow) {
   const Weight weight = quantize(rows.view, quantization());
   for (const float bad :
        {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    const TestMatrix x = constant_matrix(1.0, 3, 100, DType::bf16, device(), false);
-    x.whole.data<BFloat16>()[100 + 99] = from_float<BFloat16>(bad);
+    Values inputs(3 * 100, 1.0);
+    inputs[100 + 99] = bad;
+    const TestMatrix x = matrix_of(inputs, 3, 100, DType::bf16, device());
     const TestMatrix out = constant_matrix(0.0, 3, 70, DType::bf16, device(), false);
     ops::matmul(x.view, weight, out.view);
     const Values found = out.values();
@@ -172,33 +176,35 @@ TEST_P(Quantized, TakesTheBytesThatTheHeaderSays) {
   EXPECT_DOUBLE_EQ(bits, (quantization() == Quantization::int4 ? 4.25 : 8.0) + 32.0 / 4096.0);
 }
 
-TEST_P(Quantized, ManyRowsTakeScratchOfAFewPanels) {
-  Generator generator(8);
-  const TestMatrix rows = random_matrix(generator, 4096, 512, DType::bf16, device(), false);
-  const Weight weight = quantize(rows.view, quantization());
-  const TestMatrix x = random_matrix(generator, 40, 512, DType::bf16, device(), false);
-  const TestMatrix out = constant_matrix(0.0, 40, 4096, DType::bf16, device(), false);
-  CachingAllocator& allocator = backend_of(device()).allocator();
-  allocator.reset_peaks();
-  const std::int64_t before = allocator.counters().allocated;
-  ops::matmul(x.view, weight, out.view);
-  // The whole weight as f32 would be 8 MB, as bf16 4 MB.
-  EXPECT_LT(allocator.counters().allocated_peak - before, std::int64_t{3} << 20);
-}
-
-#if defined(PORTOLAN_HAS_OPENMP)
-constexpr std::size_t kHostDevices = 2;
-#else
-constexpr std::size_t kHostDevices = 1;
-#endif
-
-INSTANTIATE_TEST_SUITE_P(Host, Quantized,
-                         testing::Combine(testing::Range<std::size_t>(0, kHostDevices),
+INSTANTIATE_TEST_SUITE_P(Devices, Quantized,
+                         testing::Combine(testing::ValuesIn(kDevices),
                                           testing::Values(Quantization::int8, Quantization::int4)),
                          [](const auto& info) {
-                           return std::string(std::get<0>(info.param) == 0 ? "serial_" : "cpu_") +
+                           return std::string(name_of(std::get<0>(info.param))) + "_" +
                                   std::string(name_of(std::get<1>(info.param)));
                          });
+
+/// A GPU widens more at a time.
+TEST(QuantizedOnHosts, ManyRowsTakeScratchOfAFewPanels) {
+  for (const DeviceKind kind : kDevices) {
+    const Device device{kind, 0};
+    if (!is_host(device)) continue;
+    for (const Quantization quantization : {Quantization::int8, Quantization::int4}) {
+      Generator generator(8);
+      const TestMatrix rows = random_matrix(generator, 4096, 512, DType::bf16, device, false);
+      const Weight weight = quantize(rows.view, quantization);
+      const TestMatrix x = random_matrix(generator, 40, 512, DType::bf16, device, false);
+      const TestMatrix out = constant_matrix(0.0, 40, 4096, DType::bf16, device, false);
+      CachingAllocator& allocator = backend_of(device).allocator();
+      allocator.reset_peaks();
+      const std::int64_t before = allocator.counters().allocated;
+      ops::matmul(x.view, weight, out.view);
+      // The whole weight as f32 would be 8 MB, as bf16 4 MB.
+      EXPECT_LT(allocator.counters().allocated_peak - before, std::int64_t{3} << 20)
+          << name_of(kind) << ", " << name_of(quantization);
+    }
+  }
+}
 
 TEST(QuantizationNames, RoundTripAndRefuse) {
   for (const Quantization quantization :

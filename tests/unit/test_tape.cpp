@@ -173,6 +173,45 @@ TEST(Tape, ACheckpointRunsTwiceKeepsNothingAndGivesTheSameGradients) {
   EXPECT_EQ(hooks, 1);
 }
 
+TEST(Tape, ACheckpointMayGiveTwoInputsTheSameGradient) {
+  Tape tape;
+  const Variable a = tape.input(tensor({1.0F}));
+  const Variable b = tape.input(tensor({2.0F}));
+  const std::vector<Variable> out = tape.checkpoint(
+      [](std::span<const Variable> inputs) {
+        const Variable first = inputs[0];
+        const Variable second = inputs[1];
+        const Tensor sum = tensor({3.0F});
+        if (first.tape() == nullptr) return std::vector<Variable>{sum};
+        return std::vector<Variable>{
+            first.tape()->record(sum, {}, [first, second](OutputGradients gradients) {
+              first.tape()->contribute(first.target(), gradients[0].value, true);
+              second.tape()->contribute(second.target(), gradients[0].value, true);
+            })};
+      },
+      {twice(a), twice(b)});  // each doubles its gradient in place where the memory is its own
+  tape.backward(out[0], tensor({1.0F}));
+  EXPECT_EQ(values(tape.gradient_of(a)), std::vector<float>{2.0F});
+  EXPECT_EQ(values(tape.gradient_of(b)), std::vector<float>{2.0F});
+}
+
+TEST(Tape, ABackwardThatThrowsLeavesHooksInOrder) {
+  const ParameterPointer p = parameter({3.0F});
+  int calls = 0;
+  const auto hook = p->add_hook([&](Parameter&) { ++calls; });
+  {
+    Tape tape;
+    const Variable root = tape.record(
+        tensor({1.0F}), {p}, [](OutputGradients) { throw OutOfMemoryError("the device is full"); });
+    EXPECT_THROW(tape.backward(root, tensor({1.0F})), OutOfMemoryError);
+  }
+  EXPECT_EQ(calls, 0);
+  Tape tape;
+  const Variable x = tape.input(tensor({5.0F}));
+  tape.backward(times(x, p), tensor({1.0F}));
+  EXPECT_EQ(calls, 1);
+}
+
 TEST(Tape, ARecomputedValueIsAskedForWhenItIsNeeded) {
   Tape tape;
   const Variable x = tape.input(tensor({5.0F}));

@@ -176,8 +176,8 @@ void merge_attention(const MergeRows& arguments, std::int64_t begin, std::int64_
     const std::int64_t index = (batch * arguments.heads + head) * arguments.tokens + token;
     const float mine = arguments.log_sum_exp[index];
     const float other = arguments.block_log_sum_exp[index];
+    if (mine == -HUGE_VALF && other == -HUGE_VALF) continue;  // neither side has seen a key
     const float largest = std::max(mine, other);
-    if (largest == -HUGE_VALF) continue;  // neither side has seen a key
     const float my_part = std::exp(mine - largest);
     const float other_part = std::exp(other - largest);
     const float total = my_part + other_part;
