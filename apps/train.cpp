@@ -76,6 +76,7 @@ class TrainRun {
     const ParallelLayout layout = choose_layout(request_.common, runtime.world().size());
     const bool speaks = runtime.world().rank() == 0;
     if (speaks && request_.out) prepare_output_folder(*request_.out);
+    if (speaks && request_.save_gradients) prepare_output_file(*request_.save_gradients);
     const ModelPlan plan(config_, layout);
     require_memory(
         runtime.world(), runtime.device(),
@@ -120,7 +121,11 @@ class TrainRun {
     require_one_of("--optimizer", request_.optimizer, {"adamw", "sgd"});
     require_one_of("--recompute", request_.recompute, {"none", "selective", "full"});
     static_cast<void>(learning_rate_decay_from_name(request_.schedule));
-    for (const double beta : request_.betas) require_range("--betas", beta, 0.0, 1.0);
+    for (const double beta : request_.betas) {
+      // At 1 nothing would ever come in, and the correction of the start divide by 0.
+      require(beta >= 0.0 && beta < 1.0,
+              "--betas: expected numbers from 0 to less than 1, found {}", beta);
+    }
     require(!request_.save_gradients || request_.steps > 0,
             "--save-gradients needs at least one step");
   }

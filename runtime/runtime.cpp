@@ -31,6 +31,7 @@
 #include "backends/serial/serial_backend.hpp"
 #include "core/backend.hpp"
 #include "core/error.hpp"
+#include "core/error_line.hpp"
 #include "core/host_info.hpp"
 #include "core/log.hpp"
 #include "parallel/gather_values.hpp"
@@ -173,7 +174,7 @@ struct Runtime::State {
     } catch (const Error& error) {
       if (!session) throw;
       // Unwinding would end the job before anybody could print the reason.
-      log().error("{}", error.what());
+      print_error(error.what());
       abort(error.exit_code());
     }
   }
@@ -212,7 +213,7 @@ struct Runtime::State {
     if (joins_gpus) {
       world = join_gpus(std::move(world), device, transport.deadline,
                         [this](const std::string& reason) {
-                          log().error("{}", reason);
+                          print_error(reason);
                           abort(1);
                         });
     }
