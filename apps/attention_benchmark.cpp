@@ -50,9 +50,9 @@ double AttentionBenchmarkRow::median_s() const { return summary_of(samples_s).me
 MatrixProduct::MatrixProduct(DType dtype, Device device) {
   const std::int64_t extent = is_host(device) ? kHostProductExtent : kGpuProductExtent;
   const Shape square{extent, extent};
-  x_ = random_operand(square, dtype, device, "x");
+  x_ = random_operand(square, dtype, device, 0, "x");
   weight_ = backend_of(device).allocate_packed(extent, extent, dtype);
-  ops::pack_rows(random_operand(square, dtype, device, "weight"), 0, weight_);
+  ops::pack_rows(random_operand(square, dtype, device, 0, "weight"), 0, weight_);
   out_ = Tensor::empty(square, dtype, device);
   run();
 }

@@ -22,64 +22,42 @@ AttentionRequest::BlockSize parse_block(const std::string& text) {
 }
 
 void add_method_options(CLI::App& command, AttentionRequest& request) {
-  command
-      .add_option_function<std::string>(
-          "--method",
-          [&request](const std::string& text) {
-            require_one_of(
-                "--method", text,
-                {"auto", "standard", "memory-efficient", "flash", "window", "block-sparse"});
-            if (text != "auto") request.method = attention_method_from_name(text);
-          },
-          "auto, standard, memory-efficient, flash, window or block-sparse (default auto: the "
-          "device's first that serves the problem)")
-      ->type_name("METHOD");
-  command
-      .add_option_function<std::string>(
-          "--dtype",
-          [&request](const std::string& text) {
-            require_one_of("--dtype", text, {"f32", "bf16", "f16"});
-            request.common.dtype = dtype_from_name(text);
-          },
-          "f32, bf16 or f16: what q, k, v and do are rounded to (default: as stored)")
-      ->type_name("DTYPE");
+  add_text_option(
+      command, "--method",
+      "auto, standard, memory-efficient, flash, window or block-sparse (default auto: the device's "
+      "first that serves the problem)",
+      "METHOD", [&request](const std::string& text) {
+        require_one_of("--method", text,
+                       {"auto", "standard", "memory-efficient", "flash", "window", "block-sparse"});
+        if (text != "auto") request.method = attention_method_from_name(text);
+      });
+  add_dtype_option(command,
+                   "f32, bf16 or f16: what q, k, v and do are rounded to (default: as stored)",
+                   request.common.dtype);
   command.add_flag("--backward", request.backward, "Also dq, dk, dv from do");
 }
 
 void add_mask_options(CLI::App& command, AttentionRequest& request) {
   command.add_flag("--causal", request.causal,
                    "A query sees no later key; queries end where the keys end");
-  command
-      .add_option_function<std::string>(
-          "--window",
-          [&request](const std::string& text) {
-            request.window = parse_integer("--window", text, 1, kMostTokens);
-          },
-          "A query sees itself and the W - 1 keys before it; implies --causal")
-      ->type_name("W");
-  command
-      .add_option_function<std::string>(
-          "--block", [&request](const std::string& text) { request.block = parse_block(text); },
-          "Rows of q and of k in a block of block_map")
-      ->type_name("BQ,BK");
-  command
-      .add_option_function<std::string>(
-          "--scale",
-          [&request](const std::string& text) {
-            request.scale = parse_positive_number("--scale", text);
-          },
-          "What q.k is multiplied by (default 1 / sqrt(head_dim))")
-      ->type_name("S");
-  command
-      .add_option_function<std::string>(
-          "--layout",
-          [&request](const std::string& text) {
-            require_one_of("--layout", text, {"bhsd", "packed"});
-            if (text == "packed") request.layout = AttentionFileLayout::packed;
-          },
-          "bhsd [batch, heads, tokens, head_dim] or packed [tokens, heads, head_dim] with "
-          "cu_seqlens_q, cu_seqlens_k (default bhsd)")
-      ->type_name("LAYOUT");
+  add_text_option(command, "--window",
+                  "A query sees itself and the W - 1 keys before it; implies --causal", "W",
+                  [&request](const std::string& text) {
+                    request.window = parse_integer("--window", text, 1, kMostTokens);
+                  });
+  add_text_option(command, "--block", "Rows of q and of k in a block of block_map", "BQ,BK",
+                  [&request](const std::string& text) { request.block = parse_block(text); });
+  add_text_option(command, "--scale", "What q.k is multiplied by (default 1 / sqrt(head_dim))", "S",
+                  [&request](const std::string& text) {
+                    request.scale = parse_positive_number("--scale", text);
+                  });
+  add_text_option(command, "--layout",
+                  "bhsd [batch, heads, tokens, head_dim] or packed [tokens, heads, head_dim] with "
+                  "cu_seqlens_q, cu_seqlens_k (default bhsd)",
+                  "LAYOUT", [&request](const std::string& text) {
+                    require_one_of("--layout", text, {"bhsd", "packed"});
+                    if (text == "packed") request.layout = AttentionFileLayout::packed;
+                  });
 }
 
 }  // namespace

@@ -51,10 +51,11 @@ Tensor empty_like(const Tensor& tensor) {
 
 }  // namespace
 
-Tensor random_operand(const Shape& shape, DType dtype, Device device, const char* name) {
+Tensor random_operand(const Shape& shape, DType dtype, Device device, std::uint64_t seed,
+                      const char* name) {
   const Tensor tensor = Tensor::empty(shape, dtype, device);
   const std::int64_t columns = shape[shape.rank() - 1];
-  ops::random_uniform(tensor.view({tensor.elements() / columns, columns}), random_key(0, name),
+  ops::random_uniform(tensor.view({tensor.elements() / columns, columns}), random_key(seed, name),
                       {0, 0, columns}, 0.0F, 1.0F);
   return tensor;
 }
@@ -64,9 +65,9 @@ AttentionBenchmarkPass::AttentionBenchmarkPass(const AttentionBenchmarkCase& set
   const AttentionBenchmarkCase& s = setting;
   const Shape query_shape{s.batch, s.length, s.heads, s.head_dim};
   const Shape key_shape{s.batch, s.length, s.key_heads, s.head_dim};
-  originals_ = {random_operand(query_shape, s.dtype, device, "q"),
-                random_operand(key_shape, s.dtype, device, "k"),
-                random_operand(key_shape, s.dtype, device, "v")};
+  originals_ = {random_operand(query_shape, s.dtype, device, s.seed, "q"),
+                random_operand(key_shape, s.dtype, device, s.seed, "k"),
+                random_operand(key_shape, s.dtype, device, s.seed, "v")};
   problem_ = {.q = empty_like(originals_[0]),
               .k = empty_like(originals_[1]),
               .v = empty_like(originals_[2]),
@@ -114,13 +115,13 @@ double AttentionBenchmarkPass::error() const {
 void AttentionBenchmarkPass::prepare_backward(Device device) {
   const Tensor exact = Tensor::empty(problem_.q.shape(), DType::f32, device);
   attention_forward(problem_, exact, log_sum_exp_);
-  gradients_ = {
-      .grad_out = random_operand(problem_.q.shape(), problem_.q.dtype(), device, "grad_out"),
-      .log_sum_exp = log_sum_exp_,
-      .delta = empty_like(log_sum_exp_),
-      .dq = empty_like(problem_.q),
-      .dk = empty_like(problem_.k),
-      .dv = empty_like(problem_.v)};
+  gradients_ = {.grad_out = random_operand(problem_.q.shape(), problem_.q.dtype(), device,
+                                           setting_.seed, "grad_out"),
+                .log_sum_exp = log_sum_exp_,
+                .delta = empty_like(log_sum_exp_),
+                .dq = empty_like(problem_.q),
+                .dk = empty_like(problem_.k),
+                .dv = empty_like(problem_.v)};
   attention_delta(exact, gradients_.grad_out, gradients_.delta);
 }
 

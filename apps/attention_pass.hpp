@@ -22,6 +22,7 @@ struct AttentionBenchmarkCase {
   std::int64_t length = 256;
   std::int64_t window = 256;  ///< of the window method
   std::int64_t block = 64;    ///< rows and columns of a block of the block-sparse method
+  std::uint64_t seed = 0;     ///< of the operands
 };
 
 /// Operands, results and scratch of a case, and the pass over them.
@@ -53,8 +54,8 @@ class AttentionBenchmarkPass {
   AttentionGradients gradients_;
 };
 
-/// Uniform in [0, 1), the same for the same name.
+/// Uniform on [-1, 1), the same for the same seed and name.
 [[nodiscard]] Tensor random_operand(const Shape& shape, DType dtype, Device device,
-                                    const char* name);
+                                    std::uint64_t seed, const char* name);
 
 }  // namespace portolan

@@ -13,13 +13,12 @@
 #include <type_traits>
 #include <utility>
 
-#include "apps/attention_tuning.hpp"
+#include "apps/bench_attention_tune.hpp"
 #include "apps/collective_run.hpp"
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
 #include "apps/output_file.hpp"
 #include "core/error.hpp"
-#include "core/host_info.hpp"
 
 namespace portolan {
 namespace {
@@ -57,6 +56,7 @@ std::vector<AttentionBenchmarkCase> cases_of(const Request& request) {
             item.dtype = dtype;
             item.head_dim = head_dim;
             item.length = length;
+            item.seed = request.common.seed;
             cases.push_back(item);
           }
         }
@@ -94,33 +94,14 @@ void write_files(const std::filesystem::path& folder, const std::string& documen
   }
 }
 
-/// Measures tile sizes and keeps the best in the file.
 void tune(const Request& request) {
-  AttentionTileTable table;
-  run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
-    static_cast<void>(choose_layout(request.common, runtime.world().size()));  // one rank only
-    std::vector<AttentionTileTable::Entry> entries;
-    for (const DType dtype : request.dtypes) {
-      for (const std::int64_t head_dim : request.head_dims) {
-        AttentionBenchmarkCase shape = request.shape;
-        shape.dtype = dtype;
-        shape.head_dim = head_dim;
-        const TileSearch search =
-            search_attention_tiles(shape, request.lengths, request.limits.repeat, runtime.device());
-        entries.push_back({.dtype = dtype, .head_dim = head_dim, .tiles = search.best});
-        if (request.common.quiet) continue;
-        for (const TileCandidate& candidate : search.candidates) {
-          fmt::print("{:<4} head_dim {:>3}  {:<40} {:>6.3f}\n", name_of(dtype), head_dim,
-                     candidate.tiles.to_string(), candidate.relative_time);
-        }
-        fmt::print("{:<4} head_dim {:>3}  best: {}\n", name_of(dtype), head_dim,
-                   search.best.to_string());
-        std::fflush(stdout);
-      }
-    }
-    table = AttentionTileTable(host_info().cpu_model, std::move(entries));
-  });
-  write_file(*request.tune, table.to_json().dump(2) + "\n");
+  tune_attention({.common = request.common,
+                  .dtypes = request.dtypes,
+                  .head_dims = request.head_dims,
+                  .lengths = request.lengths,
+                  .shape = request.shape,
+                  .rounds = request.limits.repeat,
+                  .file = *request.tune});
 }
 
 void run(Request& request) {
@@ -149,6 +130,7 @@ void run(Request& request) {
     rows = measure_all(request, runtime);
     document["environment"]["runtime"] = runtime.description();
     document["environment"]["threads"] = runtime.threads();
+    document["environment"]["seed"] = request.common.seed;
   });
   document["rows"] = attention_json(rows);
   const std::string text = document.dump(2) + "\n";
@@ -165,7 +147,7 @@ using Text = std::string;
 void add_choice_options(CLI::App& command, Request& request) {
   const auto add = [&command](const Text& name, const Text& help, const Text& value,
                               const std::function<void(const Text&)>& store) {
-    command.add_option_function<Text>(name, store, help)->type_name(value);
+    add_text_option(command, name, help, value, store);
   };
   add("--methods", "Of standard, memory-efficient, flash, window, block-sparse (default all)",
       "A,B,C", [&request](const Text& text) {
@@ -200,15 +182,10 @@ void add_choice_options(CLI::App& command, Request& request) {
 void add_number_options(CLI::App& command, Request& request) {
   const auto add = [&command](const Text& name, const Text& help, std::int64_t maximum,
                               auto* value) {
-    command
-        .add_option_function<Text>(
-            name,
-            [name, maximum, value](const Text& text) {
-              *value = static_cast<std::remove_pointer_t<decltype(value)>>(
-                  parse_integer(name, text, 1, maximum));
-            },
-            help)
-        ->type_name("N");
+    add_text_option(command, name, help, "N", [name, maximum, value](const Text& text) {
+      *value = static_cast<std::remove_pointer_t<decltype(value)>>(
+          parse_integer(name, text, 1, maximum));
+    });
   };
   add("--batch", "Sequences (default 1)", kMostHeads, &request.shape.batch);
   add("--heads", "Query heads (default 4)", kMostHeads, &request.shape.heads);
@@ -218,34 +195,28 @@ void add_number_options(CLI::App& command, Request& request) {
       &request.shape.block);
   add("--repeat", "Samples of a row, if --seconds allow (default 7)", kMostRepeats,
       &request.limits.repeat);
-  command
-      .add_option_function<Text>(
-          "--seconds",
-          [&request](const Text& text) {
-            request.limits.seconds = parse_positive_number("--seconds", text);
-          },
-          "No sample of a row starts later than that, except the first (default 1)")
-      ->type_name("S");
-  command
-      .add_option_function<Text>(
-          "--memory-limit",
-          [&request](const Text& text) {
-            request.memory_limit_gb = parse_positive_number("--memory-limit", text);
-          },
-          "GB; a kernel that wants more scratch is out of memory (default: the machine's memory)")
-      ->type_name("GB");
-  command
-      .add_option_function<Text>(
-          "--out", [&request](const Text& text) { request.out = text; },
-          "Where attention.csv, attention.json and plots go, created if need be")
-      ->type_name("DIR");
-  command
-      .add_option_function<Text>(
-          "--tune", [&request](const Text& text) { request.tune = text; },
-          "Instead: measure the tile sizes of method flash for each dtype and head_dim, in "
-          "--repeat "
-          "rounds over all lengths, and write the best to a file for --attention-tiles")
-      ->type_name("FILE");
+  add_text_option(command, "--seconds",
+                  "No sample of a row starts later than that, except the first (default 1)", "S",
+                  [&request](const Text& text) {
+                    request.limits.seconds = parse_positive_number("--seconds", text);
+                  });
+  add_text_option(
+      command, "--memory-limit",
+      "GB; a kernel that wants more scratch is out of memory (default: the machine's memory)", "GB",
+      [&request](const Text& text) {
+        request.memory_limit_gb = parse_positive_number("--memory-limit", text);
+      });
+}
+
+void add_result_options(CLI::App& command, Request& request) {
+  add_text_option(command, "--out",
+                  "Where attention.csv, attention.json and plots go, created if need be", "DIR",
+                  [&request](const Text& text) { request.out = text; });
+  add_text_option(
+      command, "--tune",
+      "Instead: measure the tile sizes of method flash for each dtype and head_dim, in --repeat "
+      "rounds over all lengths, and write the best to a file for --attention-tiles",
+      "FILE", [&request](const Text& text) { request.tune = text; });
 }
 
 }  // namespace
@@ -257,6 +228,7 @@ void add_bench_attention_command(CLI::App& bench) {
   add_choice_options(*command, *request);
   add_number_options(*command, *request);
   add_run_options(*command, request->common);
+  add_result_options(*command, *request);
   add_output_options(*command, request->common);
   command->footer(
       "Causal self-attention of random operands. Rates count the scores that the mask leaves; 'of "
@@ -267,7 +239,15 @@ void add_bench_attention_command(CLI::App& bench) {
       "f32,bf16 --out results\n"
       "  portolan bench attention --tune tiles.json --head-dims 64,128 --dtypes f32,bf16 --heads "
       "32");
-  command->callback([request] { run(*request); });
+  command->callback([request, command] {
+    if (request->tune) {
+      refuse_options(*command,
+                     {"--methods", "--passes", "--window", "--block", "--seconds", "--memory-limit",
+                      "--out", "--attention-tiles"},
+                     "has no effect on --tune, which measures tile sizes of method flash alone");
+    }
+    run(*request);
+  });
 }
 
 }  // namespace portolan

@@ -18,7 +18,7 @@ namespace portolan {
 void add_bench_attention_command(CLI::App& bench);
 
 /// Rows as lines for a terminal, as CSV (RFC 4180) and as JSON. Bytes, seconds and FLOP/s in CSV
-/// and JSON; milliseconds, MiB and GFLOP/s for people.
+/// and JSON; milliseconds, MB (10^6 bytes) and GFLOP/s for people.
 [[nodiscard]] std::string attention_table_header();
 [[nodiscard]] std::string attention_table_line(const AttentionBenchmarkRow& row);
 [[nodiscard]] std::string attention_csv(const std::vector<AttentionBenchmarkRow>& rows);

@@ -14,7 +14,7 @@
 namespace portolan {
 namespace {
 
-constexpr double kMebibyte = 1048576.0;
+constexpr double kMegabyte = 1e6;
 constexpr std::array kMarkers{7, 5, 9, 13, 11};
 
 /// A figure's rows, and what is drawn of each.
@@ -37,8 +37,8 @@ const std::vector<Quantity>& quantities() {
        [](const AttentionBenchmarkRow& row) {
          return plain_point(row.setting.length, 1e-9 * row.rate());
        }},
-      {"memory", "Memory above the operands", "MiB", [](const AttentionBenchmarkRow& row) {
-         return plain_point(row.setting.length, static_cast<double>(row.peak_bytes) / kMebibyte);
+      {"memory", "Memory above the operands", "MB", [](const AttentionBenchmarkRow& row) {
+         return plain_point(row.setting.length, static_cast<double>(row.peak_bytes) / kMegabyte);
        }}};
   return all;
 }
@@ -62,8 +62,8 @@ std::vector<PlotSeries> series_of(const std::vector<const AttentionBenchmarkRow*
 }  // namespace
 
 std::string attention_table_header() {
-  return "method            pass      dtype  head_dim  length    min ms  median ms    p80 ms  peak "
-         "MiB"
+  return "method            pass      dtype  head_dim  length    min ms  median ms    p80 ms   "
+         "peak MB"
          "   GFLOP/s   of GEMM  max error";
 }
 
@@ -76,7 +76,7 @@ std::string attention_table_line(const AttentionBenchmarkRow& row) {
   return start + fmt::format("{:>8}  {:>9}  {:>8}  {:>8}  {:>8}  {:>8}  {:>9}",
                              number_text(1e3 * seconds.minimum), number_text(1e3 * seconds.median),
                              number_text(1e3 * seconds.percentile80),
-                             number_text(static_cast<double>(row.peak_bytes) / kMebibyte),
+                             number_text(static_cast<double>(row.peak_bytes) / kMegabyte),
                              number_text(1e-9 * row.rate()),
                              percent_text(row.rate() / row.product_rate),
                              number_text(row.max_error));

@@ -20,6 +20,7 @@
 #include "apps/options.hpp"
 #include "apps/output_file.hpp"
 #include "core/error.hpp"
+#include "models/outline.hpp"
 #include "models/registry.hpp"
 
 namespace portolan {
@@ -45,9 +46,8 @@ struct Row {
   GenerationTimes times;
 };
 
-std::vector<Row> measure(const Request& request, const Runtime& runtime) {
-  const ModelConfig config = preset_config(request.preset).with_layers(request.layers);
-  const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
+std::vector<Row> measure(const Request& request, const ModelConfig& config,
+                         const ParallelLayout& layout, const Runtime& runtime) {
   const ParallelContext context(runtime.world(), layout);
   std::vector<Row> rows;
   for (const std::string& dtype : request.dtypes) {
@@ -120,8 +120,43 @@ std::string table(const std::vector<Row>& rows, int ranks) {
   return text;
 }
 
-void report(const Request& request, const std::vector<Row>& rows, const Runtime& runtime,
-            const Machine& machine) {
+std::string csv(const std::vector<Row>& rows, int ranks) {
+  std::string text =
+      "dtype,quantize,cache,batch,prompt_tokens,prompt_median_s,prompt_products_median_s,"
+      "token_samples,token_median_s,token_min_s,token_p80_s,tokens_per_second,"
+      "bytes_per_token_and_rank,bytes_per_second,read_bytes_per_second,read_share\n";
+  for (const Row& row : rows) {
+    const GenerationTimes& times = row.times;
+    const SampleSummary token = summary_of(times.token_s);
+    text += fmt::format(
+        "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", row.dtype, name_of(row.quantization),
+        row.use_cache, times.batch, times.prompt_tokens, summary_of(times.prompt_s).median,
+        summary_of(times.prompt_products_s).median, times.token_s.size(), token.median,
+        token.minimum, token.percentile80, static_cast<double>(times.batch) / token.median,
+        times.token_bytes, times.decode_rate(ranks), times.read_rate(ranks),
+        times.decode_rate(ranks) / times.read_rate(ranks));
+  }
+  return text;
+}
+
+/// "llama-7b, 2 layers, 2 ranks (tensor 2, sequence parallel) x 1 thread, 128 + 64 tokens, batch
+/// 1".
+std::string title(const Request& request, const ModelConfig& config, const ParallelLayout& layout,
+                  int threads) {
+  const int ranks = layout.mesh.ranks();
+  const std::string mesh = ranks == 1
+                               ? ""
+                               : fmt::format(" ({}{})", layout.mesh.to_string(),
+                                             layout.sequence_parallel ? ", sequence parallel" : "");
+  return fmt::format("{}, {} layer{}, {} rank{}{} x {} thread{}, {} + {} tokens, batch {}",
+                     request.preset, config.common().layers, config.common().layers == 1 ? "" : "s",
+                     ranks, ranks == 1 ? "" : "s", mesh, threads, threads == 1 ? "" : "s",
+                     request.setting.prompt_tokens, request.setting.new_tokens,
+                     request.setting.batch);
+}
+
+void report(const Request& request, const ModelConfig& config, const ParallelLayout& layout,
+            const std::vector<Row>& rows, const Runtime& runtime, const Machine& machine) {
   const int ranks = runtime.world().size();
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const Row& row : rows) list.push_back(to_json(row, ranks));
@@ -129,29 +164,50 @@ void report(const Request& request, const std::vector<Row>& rows, const Runtime&
                                          {{"machine", to_json(machine)},
                                           {"runtime", runtime.description()},
                                           {"ranks", ranks},
+                                          {"mesh", layout.mesh.to_string()},
+                                          {"sequence_parallel", layout.sequence_parallel},
                                           {"threads_per_rank", runtime.threads()},
+                                          {"seed", request.common.seed},
                                           {"emulated_link", request.common.link.to_string()}}},
                                         {"model", request.preset},
+                                        {"layers", config.common().layers},
                                         {"rows", std::move(list)}};
   const std::string text = document.dump(2) + "\n";
-  if (request.out) write_file(std::filesystem::path(*request.out) / "generation.json", text);
+  if (request.out) {
+    write_file(std::filesystem::path(*request.out) / "generation.json", text);
+    write_file(std::filesystem::path(*request.out) / "generation.csv", csv(rows, ranks));
+  }
   if (request.common.json) {
     fmt::print("{}", text);
     return;
   }
-  fmt::print("{}, {} rank{} x {} thread{}, {} + {} tokens, batch {}\n{}", request.preset, ranks,
-             ranks == 1 ? "" : "s", runtime.threads(), runtime.threads() == 1 ? "" : "s",
-             request.setting.prompt_tokens, request.setting.new_tokens, request.setting.batch,
-             table(rows, ranks));
+  fmt::print("{}\n{}", title(request, config, layout, runtime.threads()), table(rows, ranks));
+  if (request.out) fmt::print("wrote {}/generation.csv and generation.json\n", *request.out);
+}
+
+/// What can be wrong with the request is found before ranks work together.
+ModelConfig config_of(const Request& request) {
+  const ModelConfig config = preset_config(request.preset).with_layers(request.layers);
+  const ModelOutline outline = outline_of(config);
+  require(outline.causal, "--preset {}: a model that fills masks generates no tokens",
+          request.preset);
+  const std::int64_t longest = outline.longest_sequence.value_or(2 * kMostTokens);
+  const GenerationCase& setting = request.setting;
+  require(setting.prompt_tokens + setting.new_tokens <= longest,
+          "--prompt {} and --tokens {}: the longest sequence of {} has {} tokens",
+          setting.prompt_tokens, setting.new_tokens, request.preset, longest);
+  return config;
 }
 
 void run(const Request& request) {
   const Machine machine = describe_machine();
+  const ModelConfig config = config_of(request);
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
     const bool is_root = runtime.world().rank() == 0;
     if (is_root && request.out) prepare_output_folder(*request.out);
-    const std::vector<Row> rows = measure(request, runtime);
-    if (is_root) report(request, rows, runtime, machine);
+    const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
+    const std::vector<Row> rows = measure(request, config, layout, runtime);
+    if (is_root) report(request, config, layout, rows, runtime, machine);
     runtime.world().barrier();
   });
 }
@@ -163,7 +219,7 @@ CLI::App* add_command(CLI::App& bench, const char* name, const char* description
   const auto add = [command](const std::string& option, const std::string& help,
                              const std::string& value,
                              const std::function<void(const std::string&)>& store) {
-    command->add_option_function<std::string>(option, store, help)->type_name(value);
+    add_text_option(*command, option, help, value, store);
   };
   const auto add_count = [&add](const std::string& option, const std::string& help,
                                 std::int64_t* value) {
@@ -188,7 +244,7 @@ CLI::App* add_command(CLI::App& bench, const char* name, const char* description
   add_count("--prompt", "Tokens of a prompt", &r->setting.prompt_tokens);
   add_count("--tokens", "New tokens", &r->setting.new_tokens);
   add_count("--batch", "Sequences", &r->setting.batch);
-  add("--out", "Where generation.json goes, created if need be", "DIR",
+  add("--out", "Where generation.csv and generation.json go, created if need be", "DIR",
       [r](const std::string& text) { r->out = text; });
   add_run_options(*command, r->common);
   add_link_option(*command, r->common);

@@ -227,7 +227,7 @@ void add_bench_ring_command(CLI::App& bench) {
   const auto add = [command](const std::string& name, const std::string& help,
                              const std::string& value,
                              const std::function<void(const std::string&)>& store) {
-    command->add_option_function<std::string>(name, store, help)->type_name(value);
+    add_text_option(*command, name, help, value, store);
   };
   add("--prompt-n", "N of the prompts \"0, 1, ..., N-1\" (default 10,50,100,200,400)", "A,B,C",
       [request](const std::string& text) {
@@ -242,10 +242,7 @@ void add_bench_ring_command(CLI::App& bench) {
   add("--layers", "Layers of it", "N", [request](const std::string& text) {
     request->layers = parse_integer("--layers", text, 1, kMaximumLayers);
   });
-  add("--dtype", "f32, bf16 or f16 (default f32)", "DTYPE", [request](const std::string& text) {
-    require_one_of("--dtype", text, {"f32", "bf16", "f16"});
-    request->common.dtype = dtype_from_name(text);
-  });
+  add_dtype_option(*command, "f32, bf16 or f16 (default f32)", request->common.dtype);
   add("--out", "Where ring.csv and ring.json go, created if need be", "DIR",
       [request](const std::string& text) { request->out = text; });
   add_run_options(*command, request->common);

@@ -3,12 +3,13 @@
 
 #include <exception>
 
-#include "apps/error_line.hpp"
 #include "core/error.hpp"
+#include "core/error_line.hpp"
 
 namespace portolan {
 
 RuntimeOptions runtime_options(const CommonOptions& options) {
+  check_run_options(options);
   return {.device = options.device,
           .threads = options.threads.value_or(0),
           .link = options.link,

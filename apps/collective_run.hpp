@@ -8,7 +8,7 @@
 
 namespace portolan {
 
-/// What the command line says of the runtime.
+/// What the command line says of the runtime. Throws UsageError as check_run_options does.
 [[nodiscard]] RuntimeOptions runtime_options(const CommonOptions& options);
 
 /// Starts the runtime and runs `work` on this rank. When it throws on a rank of several, the error

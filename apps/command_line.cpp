@@ -16,9 +16,9 @@
 #include <vector>
 
 #include "apps/commands.hpp"
-#include "apps/error_line.hpp"
 #include "apps/launch.hpp"
 #include "core/error.hpp"
+#include "core/error_line.hpp"
 #include "core/log.hpp"
 #include "core/printable.hpp"
 #include "runtime/version.hpp"
@@ -32,9 +32,10 @@ const CLI::App& named_command(const CLI::App& application) {
   return commands.empty() ? application : named_command(*commands.front());
 }
 
-std::string command_path(const CLI::App& application, const CLI::App& command) {
-  return &application == &command ? application.get_name()
-                                  : application.get_name() + " " + command.get_name();
+/// "portolan bench attention".
+std::string command_path(const CLI::App& command) {
+  const CLI::App* parent = command.get_parent();
+  return parent == nullptr ? command.get_name() : command_path(*parent) + " " + command.get_name();
 }
 
 void describe(CLI::App& application) {
@@ -73,16 +74,23 @@ void describe(CLI::App& application) {
 }
 
 /// CLI11 would say that a subcommand is missing.
-void check_command_name(const CLI::App& application, int argc, const char* const* argv) {
-  if (argc < 2 || application.get_option_no_throw(argv[1]) != nullptr) return;
-  std::vector<std::string> names;
-  for (const CLI::App* command : application.get_subcommands({})) {
-    if (command->get_name() == argv[1]) return;
-    if (!command->get_group().empty()) names.push_back(command->get_name());
+void check_command_names(const CLI::App& application, int argc, const char* const* argv) {
+  const CLI::App* command = &application;
+  for (int i = 1; i < argc; ++i) {
+    const CLI::App* named = nullptr;
+    std::vector<std::string> names;
+    for (const CLI::App* each : command->get_subcommands({})) {
+      if (each->get_name() == argv[i]) named = each;
+      if (!each->get_group().empty()) names.push_back(each->get_name());
+    }
+    if (names.empty() || command->get_option_no_throw(argv[i]) != nullptr) return;
+    if (named == nullptr) {
+      throw UsageError(fmt::format("unknown {} '{}': expected one of {} (see {} --help)",
+                                   argv[i][0] == '-' ? "option" : "command", printable(argv[i]),
+                                   fmt::join(names, ", "), command_path(*command)));
+    }
+    command = named;
   }
-  throw UsageError(fmt::format("unknown {} '{}': expected one of {} (see portolan --help)",
-                               argv[1][0] == '-' ? "option" : "command", printable(argv[1]),
-                               fmt::join(names, ", ")));
 }
 
 /// The logger itself would go on with its default.
@@ -97,19 +105,17 @@ void check_log_level() {
 bool speaks_for_all() { return launched_rank() == 0; }
 
 int finish_parse(const CLI::App& application, const CLI::ParseError& error) {
-  const CLI::App& command = named_command(application);
   if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
     if (speaks_for_all()) {
       const bool is_help =
           error.get_name() == "CallForHelp" || error.get_name() == "CallForAllHelp";
-      fmt::print("{}\n", is_help ? command.help(&command == &application ? "" : "portolan")
-                                 : std::string(error.what()));
+      fmt::print("{}\n", is_help ? application.help() : std::string(error.what()));
     }
     return 0;
   }
   if (speaks_for_all()) {
     print_error(
-        fmt::format("{} (see {} --help)", error.what(), command_path(application, command)));
+        fmt::format("{} (see {} --help)", error.what(), command_path(named_command(application))));
   }
   return 2;
 }
@@ -133,7 +139,7 @@ int run_command_line(int argc, const char* const* argv) {
     try {
       check_log_level();
       describe(application);
-      check_command_name(application, argc, argv);
+      check_command_names(application, argc, argv);
       application.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
       return finish_parse(application, error);

@@ -24,9 +24,11 @@
 #include "apps/output_file.hpp"
 #include "apps/progress.hpp"
 #include "apps/report_page.hpp"
+#include "attention/tiles.hpp"
 #include "core/error.hpp"
 #include "models/config.hpp"
 #include "models/model_plan.hpp"
+#include "runtime/version.hpp"
 
 namespace portolan {
 namespace {
@@ -80,6 +82,18 @@ void warn_of_memory(const CompareSettings& settings, const Machine& machine, Pro
   }
 }
 
+/// What every job would stumble over is refused before the first.
+void check_jobs(const CompareSettings& settings, const Machine& machine) {
+  const std::vector<std::string_view> devices = build_information().devices;
+  if (std::ranges::find(devices, settings.device) == devices.end()) {
+    throw UnsupportedError(fmt::format("--device {}: this build has the devices {}",
+                                       settings.device, fmt::join(devices, ", ")));
+  }
+  if (!settings.attention_tiles.empty()) {
+    static_cast<void>(AttentionTileTable::read(settings.attention_tiles, machine.host.cpu_model));
+  }
+}
+
 /// Says what does not hold, when something does not: the rows themselves are in the table.
 void report_problems(const ComparisonResult& result) {
   if (!result.interruption.empty()) {
@@ -108,6 +122,7 @@ void run_compare(const CompareOptions& options) {
   const CompareSettings settings = resolve_settings(
       options, machine.usable_cores,
       fmt::format("{:%Y%m%d-%H%M%S}", fmt::localtime(std::chrono::system_clock::to_time_t(date))));
+  check_jobs(settings, machine);
   const Launcher launcher = find_launcher(settings.launcher);
   const Gnuplot gnuplot;
   prepare_output_folder(settings.out);
@@ -145,12 +160,10 @@ void run_compare(const CompareOptions& options) {
   report_problems(result);
 }
 
-CLI::Option* add_text(CLI::App& command, const std::string& name, const std::string& value_name,
-                      const std::string& help, std::optional<std::string>& target) {
-  return command
-      .add_option_function<std::string>(
-          name, [&target](const std::string& text) { target = text; }, help)
-      ->type_name(value_name);
+void add_text(CLI::App& command, const std::string& name, const std::string& value_name,
+              const std::string& help, std::optional<std::string>& target) {
+  add_text_option(command, name, help, value_name,
+                  [&target](const std::string& text) { target = text; });
 }
 
 }  // namespace
@@ -191,11 +204,12 @@ void add_compare_command(CLI::App& application) {
   add_output_options(command, options->common);
   command.footer(
       "Each mode and dtype runs in fresh processes. All have the same number of cores in total:\n"
-      "`none` is one rank on all of them, N ranks have a share each. A row counts only if its\n"
-      "communication counters equal the plan's closed form, nothing was allocated before its\n"
-      "model, and its logits agree with `none`. DIR gets compare.csv, compare.json and\n"
-      "report.html, also when an interrupt ends the comparison early. Times are medians with the\n"
-      "number of samples and [min, max]; GB are 10^9 bytes.\n"
+      "`none` is one rank on all of them, N ranks have a share each. (On device cuda each rank "
+      "has\n"
+      "a GPU, on serial a core.) A row counts only if its communication counters equal the plan's\n"
+      "closed form, nothing was allocated before its model, and its logits agree with `none`. DIR\n"
+      "gets compare.csv, compare.json and report.html, also when an interrupt ends the comparison\n"
+      "early. Times are medians with the number of samples and [min, max]; GB are 10^9 bytes.\n"
       "\n"
       "Examples:\n"
       "  portolan compare --quick\n"

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "core/error.hpp"
 #include "models/outline.hpp"
@@ -43,6 +44,19 @@ void check_ranks(const CompareSettings& settings, int usable_cores) {
       "--ranks {}: there {} {} core{} for them, and ranks that share cores disturb each other's "
       "times: use fewer, or say --oversubscribe",
       most, usable_cores == 1 ? "is" : "are", usable_cores, usable_cores == 1 ? "" : "s");
+}
+
+/// What only the fair protocol heeds.
+void check_protocols(const CompareOptions& options, const CompareSettings& settings) {
+  if (std::ranges::find(settings.protocols, Protocol::fair) != settings.protocols.end()) return;
+  for (const auto& [name, given] : {std::pair{"--modes", options.modes.has_value()},
+                                    std::pair{"--warmup", options.warmup.has_value()},
+                                    std::pair{"--repeat", options.repeat.has_value()}}) {
+    require(!given,
+            "{}: the published experiment is one cold forward each under sp and tp; --protocol "
+            "fair,published does both",
+            name);
+  }
 }
 
 }  // namespace
@@ -84,6 +98,7 @@ CompareSettings resolve_settings(const CompareOptions& options, int usable_cores
        parse_names("--protocol", options.protocol.value_or("fair"), {"fair", "published"})) {
     settings.protocols.push_back(protocol_from_name(name));
   }
+  check_protocols(options, settings);
   settings.launcher = options.launcher.value_or("mpirun");
   require_one_of("--launcher", settings.launcher, {"mpirun", "srun"});
   settings.out = options.out.value_or("compare-" + timestamp);
@@ -91,6 +106,7 @@ CompareSettings resolve_settings(const CompareOptions& options, int usable_cores
   settings.silence_limit_s = static_cast<double>(
       parse_integer("--timeout", options.timeout.value_or("1200"), 1, 1000000000));
 
+  check_attention_tiles(options.common);
   settings.device = name_of(options.common.device);
   settings.seed = options.common.seed;
   settings.emulated_link = options.common.link.to_string();

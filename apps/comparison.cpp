@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <string_view>
 #include <tuple>
 
@@ -25,6 +26,13 @@ int place(const Order& order, std::string_view name) {
 std::string text_at(const nlohmann::ordered_json& object, const char* name) {
   const auto member = object.find(name);
   return member != object.end() && member->is_string() ? member->get<std::string>() : std::string{};
+}
+
+/// Empty in records that do not say.
+std::string device_of(const Comparison& comparison) {
+  const auto experiment = comparison.environment.find("experiment");
+  if (experiment == comparison.environment.end() || !experiment->is_object()) return {};
+  return text_at(*experiment, "device");
 }
 
 }  // namespace
@@ -91,12 +99,20 @@ std::string Comparison::machine() const {
     name += fmt::format(", {} core{}", count, count == 1 ? "" : "s");
   }
   // The CPU and the GPU of one machine are two columns of a page.
-  const auto experiment = environment.find("experiment");
-  if (experiment != environment.end() && experiment->is_object()) {
-    const std::string device = text_at(*experiment, "device");
-    if (!device.empty() && device != "cpu") name += ", device " + device;
-  }
+  const std::string device = device_of(*this);
+  if (!device.empty() && device != "cpu") name += ", device " + device;
   return name;
+}
+
+Resources resources_of(const Comparison& comparison) {
+  if (device_of(comparison) == "cuda") return Resources::gpu_each;
+  std::set<std::int64_t> cores;
+  for (const CompareRow& row : comparison.rows) {
+    if (row.protocol == Protocol::fair) {
+      cores.insert(std::int64_t{row.ranks} * row.threads_per_rank);
+    }
+  }
+  return cores.size() > 1 ? Resources::unequal_cores : Resources::equal_cores;
 }
 
 }  // namespace portolan

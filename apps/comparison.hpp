@@ -119,6 +119,14 @@ struct Comparison {  // NOLINT(bugprone-exception-escape): the moves of nlohmann
   [[nodiscard]] std::string machine() const;
 };
 
+/// What the modes of a comparison had to compute on.
+enum class Resources {
+  equal_cores,    ///< the same number of cores in total
+  unequal_cores,  ///< not so: device serial, or ranks that no number of cores is a multiple of
+  gpu_each,       ///< a GPU for each rank
+};
+[[nodiscard]] Resources resources_of(const Comparison& comparison);
+
 /// Checks one row's JSON; `source` and `path` start the messages. Throws InputError.
 [[nodiscard]] CompareRow parse_row(const nlohmann::json& value, const std::string& source,
                                    const std::string& path);

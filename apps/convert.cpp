@@ -158,15 +158,10 @@ void add_convert_command(CLI::App& application) {
   const auto options = std::make_shared<ConvertOptions>();
   const auto add_format = [command](const std::string& name, std::string& value,
                                     const std::string& help) {
-    return command
-        ->add_option_function<std::string>(
-            name,
-            [name, &value](const std::string& text) {
-              require_one_of(name, text, {"hf", "meta", "portolan"});
-              value = text;
-            },
-            help)
-        ->type_name("FORMAT");
+    return add_text_option(*command, name, help, "FORMAT", [name, &value](const std::string& text) {
+      require_one_of(name, text, {"hf", "meta", "portolan"});
+      value = text;
+    });
   };
   add_format("--from", options->from, "hf, meta or portolan (default: what is found)");
   add_format("--to", options->to,
@@ -175,33 +170,19 @@ void add_convert_command(CLI::App& application) {
       ->required();
   command->add_option("IN", options->in, "The model's folder")->type_name("")->required();
   command->add_option("OUT", options->out, "The folder to create")->type_name("")->required();
-  command
-      ->add_option_function<std::string>(
-          "--shards",
-          [options](const std::string& text) {
-            options->shards = static_cast<int>(parse_integer("--shards", text, 1, kMostShards));
-          },
-          "With --to meta: model-parallel shards (default 1)")
-      ->type_name("N");
-  command
-      ->add_option_function<std::string>(
-          "--max-shard-size",
-          [options](const std::string& text) {
-            options->maximum_file_bytes = parse_byte_count("--max-shard-size", text);
-          },
-          "With --to hf: largest file, as in 500MB or 5GB (default 5GB); a larger tensor has a "
-          "file "
-          "of its own")
-      ->type_name("SIZE");
-  command
-      ->add_option_function<std::string>(
-          "--dtype",
-          [options](const std::string& text) {
-            require_one_of("--dtype", text, {"f32", "bf16", "f16"});
-            options->dtype = dtype_from_name(text);
-          },
-          "f32, bf16 or f16 (default: each tensor's own, bit by bit)")
-      ->type_name("DTYPE");
+  add_text_option(*command, "--shards", "With --to meta: model-parallel shards (default 1)", "N",
+                  [options](const std::string& text) {
+                    options->shards =
+                        static_cast<int>(parse_integer("--shards", text, 1, kMostShards));
+                  });
+  add_text_option(*command, "--max-shard-size",
+                  "With --to hf: largest file, as in 500MB or 5GB (default 5GB); a larger tensor "
+                  "has a file of its own",
+                  "SIZE", [options](const std::string& text) {
+                    options->maximum_file_bytes = parse_byte_count("--max-shard-size", text);
+                  });
+  add_dtype_option(*command, "f32, bf16 or f16 (default: each tensor's own, bit by bit)",
+                   options->dtype);
   add_output_options(*command, options->common);
   command->footer(
       "The tokenizer's files and generation_config.json are copied. OUT appears when it is "

@@ -16,10 +16,12 @@
 #include "apps/loaded_model.hpp"
 #include "apps/options.hpp"
 #include "apps/progress.hpp"
+#include "apps/token_batch.hpp"
 #include "apps/training_data.hpp"
 #include "core/error.hpp"
 #include "core/mapped_file.hpp"
 #include "core/timer.hpp"
+#include "models/outline.hpp"
 #include "models/tokenizers/tokenizer.hpp"
 #include "training/cross_entropy.hpp"
 
@@ -102,18 +104,22 @@ std::vector<std::int32_t> tokens_of(const std::string& text, const std::string& 
 
 void run(const EvalRequest& request) {
   const Checkpoint checkpoint(request.model);
+  const ModelOutline outline = outline_of(checkpoint.config());
+  require(outline.causal, "{}: perplexity is of causal models", request.model);
+  require(outline.longest_sequence.value_or(2) >= 2,
+          "{}: a model of one position predicts no token from another", request.model);
   require(request.sequence_length >= 2, "--seq-len: expected a number from 2 on, found {}",
           request.sequence_length);
   const std::string text = read_text_file(request.data, kLargestText);
   const std::vector<std::int32_t> ids = tokens_of(text, request.model, checkpoint.config());
   require(ids.size() > 1, "{}: expected a text of at least two tokens, found {}", request.data,
           ids.size());
+  require_in_vocabulary(ids, checkpoint.config().common().vocab_size, request.data);
 
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
     const bool is_root = runtime.world().rank() == 0;
     const LoadedModel loaded =
         load_model(checkpoint, request.common, request.sequence_length, runtime);
-    require(loaded.model->is_causal(), "{}: perplexity is of causal models", request.model);
     Progress progress(request.common.quiet || !is_root);
     const std::int64_t window = std::min(request.sequence_length, loaded.model->maximum_length());
     const Evaluation evaluation = evaluate(*loaded.model, ids, window, progress);

@@ -12,8 +12,10 @@
 #include "apps/commands.hpp"
 #include "apps/loaded_model.hpp"
 #include "apps/options.hpp"
+#include "apps/token_batch.hpp"
 #include "core/error.hpp"
 #include "models/generation/sampling.hpp"
+#include "models/outline.hpp"
 #include "models/tokenizers/tokenizer.hpp"
 
 namespace portolan {
@@ -61,11 +63,15 @@ void print(const std::vector<Candidates>& masks, const Tokenizer& tokenizer, boo
 
 void run(const FillMaskRequest& request) {
   const Checkpoint checkpoint(request.model);
+  const ModelConfig& config = checkpoint.config();
+  require(!outline_of(config).causal, "{}: a causal model predicts the next token, not masked ones",
+          request.model);
   const Tokenizer tokenizer = load_tokenizer(request.model);
   require(tokenizer.special().mask.has_value(), "{}: its tokenizer has no mask token",
           request.model);
   require(request.top >= 1, "--top: expected a number from 1 on, found {}", request.top);
   const std::vector<std::int32_t> ids = tokenizer.encode(request.prompt);
+  require_in_vocabulary(ids, config.common().vocab_size, "--prompt");
   std::vector<std::int64_t> masks;
   for (std::int64_t i = 0; i < std::ssize(ids); ++i) {
     if (ids[static_cast<std::size_t>(i)] == *tokenizer.special().mask) masks.push_back(i);
@@ -75,8 +81,6 @@ void run(const FillMaskRequest& request) {
 
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
     const LoadedModel loaded = load_model(checkpoint, request.common, std::ssize(ids), runtime);
-    require(!loaded.model->is_causal(),
-            "{}: a causal model predicts the next token, not masked ones", request.model);
     const auto filled = fill(*loaded.model, ids, masks, request.top);
     if (runtime.world().rank() == 0) print(filled, tokenizer, request.common.json);
     runtime.world().barrier();
@@ -99,7 +103,7 @@ void add_fill_mask_command(CLI::App& application) {
       ->type_name("N");
   add_model_options(*command, request->common);
   command->footer(
-      "Example:\n  portolan fill-mask --model DIR --prompt \"The capital of France is <mask>.\"");
+      "Examples:\n  portolan fill-mask --model DIR --prompt \"The capital of France is <mask>.\"");
   command->callback([request] { run(*request); });
 }
 

@@ -9,13 +9,14 @@
 
 #include "apps/collective_run.hpp"
 #include "apps/loaded_model.hpp"
-#include "apps/logits.hpp"
 #include "apps/progress.hpp"
+#include "apps/token_batch.hpp"
 #include "core/error.hpp"
 #include "core/json_file.hpp"
 #include "core/timer.hpp"
 #include "models/config_fields.hpp"
 #include "models/generation/text_stream.hpp"
+#include "models/outline.hpp"
 #include "models/tokenizers/chat_template.hpp"
 
 namespace portolan {
@@ -71,8 +72,19 @@ class GenerateRun {
             "generate needs either --prompt or --ids");
     require(!request_.chat || !request_.prompts.empty(), "--chat needs --prompt");
     require(!request_.system || request_.chat, "--system needs --chat");
+    require(outline_of(checkpoint_.config()).causal,
+            "{}: only causal models generate; a model of {} fills masks", request_.model,
+            checkpoint_.config().architecture);
+    check_choices();
+  }
+
+  void check_choices() const {
     const GenerationOptions& options = request_.options;
-    options.sampling.check();
+    const SamplingOptions& sampling = options.sampling;
+    sampling.check();
+    require(sampling.temperature > 0.0 ||
+                (sampling.top_k == 0 && sampling.top_p == 1.0 && sampling.min_p == 0.0),
+            "--top-k, --top-p and --min-p say which tokens to draw from: they need --temperature");
     require(options.max_new_tokens >= 0 && options.max_new_tokens <= kMostNewTokens,
             "--max-new-tokens: expected a number from 0 to {}, found {}", kMostNewTokens,
             options.max_new_tokens);
@@ -83,8 +95,14 @@ class GenerateRun {
     require(options.beams == 1 || !request_.stream,
             "--stream and --beams exclude each other: the "
             "best text is known at the end only");
+    require(options.beams > 1 || options.length_penalty == 1.0,
+            "--length-penalty is about --beams of more than 1");
     require(options.beams == 1 || !options.log_probabilities,
             "--log-probabilities and --beams exclude each other");
+    require(!options.log_probabilities || request_.common.json,
+            "--log-probabilities are a part of --json");
+    require(!request_.stream || !request_.common.json,
+            "--stream prints text as it comes, --json one document at the end: choose one");
   }
 
   void read_prompts() {
@@ -106,9 +124,7 @@ class GenerateRun {
     const std::int64_t vocabulary = checkpoint_.config().common().vocab_size;
     for (const TokenIds& prompt : prompts_) {
       require(!prompt.empty(), "an empty prompt has no token to go on from");
-      for (const std::int32_t id : prompt) {
-        require(id < vocabulary, "token id {} lies outside the vocabulary of {}", id, vocabulary);
-      }
+      require_in_vocabulary(prompt, vocabulary, request_.ids ? "--ids" : "--prompt");
     }
     require(!request_.stream || prompts_.size() == 1, "--stream shows one sequence, found {}",
             prompts_.size());

@@ -6,6 +6,7 @@
 #include "apps/generate.hpp"
 
 namespace portolan {
+
 void add_generate_command(CLI::App& application) {
   CLI::App* command =
       application.add_subcommand("generate", "Continue prompts with a causal model");
@@ -30,15 +31,15 @@ void add_generate_command(CLI::App& application) {
       ->add_option("--temperature", sampling.temperature,
                    "Draw at random from logits divided by it (default 0: the likeliest token)")
       ->type_name("T");
-  command->add_option("--top-k", sampling.top_k, "Draw from the K likeliest tokens")
+  command->add_option("--top-k", sampling.top_k, "With --temperature: from the K likeliest tokens")
       ->type_name("K");
   command
       ->add_option("--top-p", sampling.top_p,
-                   "Draw from the fewest tokens that have this probability together")
+                   "With --temperature: from the fewest tokens that have this probability together")
       ->type_name("P");
   command
       ->add_option("--min-p", sampling.min_p,
-                   "Draw from tokens at least this likely relative to the likeliest")
+                   "With --temperature: from tokens at least this likely relative to the likeliest")
       ->type_name("M");
   command
       ->add_option("--repetition-penalty", sampling.repetition_penalty,
@@ -48,7 +49,7 @@ void add_generate_command(CLI::App& application) {
       ->type_name("B");
   command
       ->add_option("--length-penalty", options.length_penalty,
-                   "Exponent of the length that scores of beams are divided by (default 1)")
+                   "With --beams: exponent of the length that scores are divided by (default 1)")
       ->type_name("X");
   command->add_option("--stop", r->stops, "End before this text; several times for several")
       ->type_name("TEXT")
@@ -56,7 +57,8 @@ void add_generate_command(CLI::App& application) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->allow_extra_args(false);
   command->add_flag("--stream", r->stream, "Print text as it comes");
-  command->add_flag("!--no-cache", r->use_cache, "Compute all tokens anew for each new one");
+  command->add_flag_callback(
+      "--no-cache", [r] { r->use_cache = false; }, "Compute all tokens anew for each new one");
   command->add_flag("--chat", r->chat, "The prompt is a user's message: apply the chat template");
   command->add_option("--system", r->system, "System message of the chat")->type_name("TEXT");
   command->add_flag("--log-probabilities", options.log_probabilities,

@@ -68,7 +68,7 @@ void add_inference_command(CLI::App& application) {
   generate.options.max_new_tokens = 100;
   const auto add_text = [command](const char* name, const char* help, const char* value,
                                   const std::function<void(const std::string&)>& store) {
-    command->add_option_function<std::string>(name, store, help)->type_name(value);
+    add_text_option(*command, name, help, value, store);
   };
   command->add_option("--architecture", r->architecture, "As config.json's model_type")
       ->type_name("NAME");
@@ -89,7 +89,9 @@ void add_inference_command(CLI::App& application) {
   });
   add_text("--default_dtype", "fp32, bf16 or fp16", "DTYPE",
            [r](const std::string& text) { r->generate.common.dtype = dtype_of(text); });
-  command->add_flag("!--no_use_cache", generate.use_cache, "Compute all tokens anew for each one");
+  command->add_flag_callback(
+      "--no_use_cache", [r] { r->generate.use_cache = false; },
+      "Compute all tokens anew for each one");
   add_text("--distributed_strategy", "Over several ranks: tp, sp or ring", "NAME",
            [r](const std::string& text) {
              require_one_of("--distributed_strategy", text, {"tp", "sp", "ring"});
@@ -100,7 +102,7 @@ void add_inference_command(CLI::App& application) {
       ->type_name("N");
   add_output_options(*command, generate.common);
   command->footer(
-      "Example:\n"
+      "Examples:\n"
       "  portolan inference --architecture llama --variant 7b --model_path ../llama-hf "
       "--model_source hf\n"
       "    --tokenizer ../llama-hf/tokenizer.model --device_type cpu --default_dtype fp32 "

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "apps/commands.hpp"
+#include "apps/launch.hpp"
 #include "apps/mesh_memory.hpp"
 #include "apps/options.hpp"
 #include "core/error.hpp"
@@ -18,49 +19,28 @@ namespace {
 struct InspectOptions {
   std::string path;
   CommonOptions common;
-  std::optional<int> ranks;
   std::optional<std::int64_t> batch;
   std::optional<std::int64_t> sequence_length;
 };
-
-/// How many ranks the options are about; no rank is started.
-int ranks_of_mesh(const InspectOptions& options) {
-  const CommonOptions& mesh = options.common;
-  if (mesh.tensor_parallel || mesh.context_parallel) {
-    require(!options.ranks,
-            "--ranks gives all ranks to --parallel's axis: leave it out with --tp "
-            "and --cp");
-    return mesh_ranks(mesh);
-  }
-  const ParallelMode mode = mesh.parallel.value_or(ParallelMode::none);
-  require(mode == ParallelMode::none || options.ranks,
-          "--parallel {} needs --ranks: inspect starts none", name_of(mode));
-  require(mode != ParallelMode::none || options.ranks.value_or(1) == 1,
-          "--ranks {} needs --parallel tp, sp or ring", *options.ranks);
-  return options.ranks.value_or(1);
-}
 
 std::optional<ForwardSize> forward_of(const InspectOptions& options) {
   require(options.sequence_length || !options.batch, "--batch needs --seq-len");
   if (!options.sequence_length) return std::nullopt;
   const ForwardSize size{options.batch.value_or(1), *options.sequence_length};
-  require(size.batch > 0 && size.sequence_length > 0 &&
-              size.batch <= kMaximumPositions / size.sequence_length,
-          "--batch {} x --seq-len {}: a forward has from 1 to {} tokens", size.batch,
-          size.sequence_length, kMaximumPositions);
+  check_forward(size);
   return size;
 }
 
 bool asks_for_memory(const InspectOptions& options) {
   const CommonOptions& mesh = options.common;
   return mesh.parallel || mesh.tensor_parallel || mesh.context_parallel || mesh.dtype ||
-         mesh.sequence_parallel || options.ranks || options.batch || options.sequence_length;
+         mesh.sequence_parallel || mesh.planned_ranks || options.batch || options.sequence_length;
 }
 
 MeshMemory memory_of(const InspectReport& report, const InspectOptions& options) {
   require(report.config.has_value(),
           "{} holds no model, so what ranks would hold of it cannot be told", options.path);
-  const ParallelLayout layout = choose_layout(options.common, ranks_of_mesh(options));
+  const ParallelLayout layout = choose_planned_layout(options.common);
   const DType dtype =
       options.common.dtype.value_or(report.config->common().dtype.value_or(DType::f32));
   return memory_of_mesh(ModelPlan(*report.config, layout), dtype, forward_of(options));
@@ -77,6 +57,7 @@ void run_inspect(const InspectOptions& options) {
       memory_table = to_text(memory);
     }
   }
+  if (launched_rank() != 0) return;  // no rank knows more than the first
   fmt::print("{}{}", options.common.json ? report.json.dump(2) + "\n" : report.text(),
              memory_table);
 }
@@ -94,15 +75,7 @@ void add_inspect_command(CLI::App& application) {
           "file, or an index")
       ->type_name("")
       ->required();
-  add_mesh_options(command, options->common);
-  command
-      .add_option_function<std::string>(
-          "--ranks",
-          [options](const std::string& text) {
-            options->ranks = static_cast<int>(parse_integer("--ranks", text, 1, kMostRanks));
-          },
-          "With --parallel: the ranks of its axis")
-      ->type_name("N");
+  add_planned_mesh_options(command, options->common);
   command.add_option("--batch", options->batch, "Sequences of a forward (default 1)")
       ->type_name("N");
   command

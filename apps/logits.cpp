@@ -3,14 +3,17 @@
 
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 
 #include "apps/collective_run.hpp"
 #include "apps/loaded_model.hpp"
+#include "apps/token_batch.hpp"
 #include "core/error.hpp"
 #include "core/ops.hpp"
 #include "core/safetensors_writer.hpp"
+#include "core/timer.hpp"
 #include "models/tokenizers/tokenizer.hpp"
 
 namespace portolan {
@@ -19,15 +22,14 @@ namespace {
 /// Rows are gathered in pieces of about this many bytes, so that no rank holds all logits in f32.
 constexpr std::int64_t kGatherBytes = 64 << 20;
 
-void check_ids(const TokenBatch& batch, std::int64_t vocabulary) {
+void check_ids(const TokenBatch& batch, std::int64_t vocabulary, const LogitsRequest& request) {
+  const std::string source = request.ids ? "--ids" : request.input.value_or("--prompt");
   std::int64_t tokens = 0;
   for (const TokenBatch::Row& row : batch.rows) {
     tokens += static_cast<std::int64_t>(row.ids.size());
-    for (const std::int32_t id : row.ids) {
-      require(id < vocabulary, "token id {} lies outside the vocabulary of {}", id, vocabulary);
-    }
+    require_in_vocabulary(row.ids, vocabulary, source);
   }
-  require(tokens > 0, "there is no token to run the model on");
+  require(tokens > 0, "{}: there is no token to run the model on", source);
 }
 
 void check_lengths(const TokenBatch& batch, const ModelOutline& outline) {
@@ -189,19 +191,40 @@ class LogitsRun {
   std::optional<SafetensorsWriter> writer_;
 };
 
+void print_document(const LogitsRequest& request, const TokenBatch& batch,
+                    const LoadedModel& loaded, double seconds) {
+  const ParallelLayout& layout = loaded.context->layout();
+  const nlohmann::ordered_json document{
+      {"out", request.out},
+      {"shape", {batch.rows.size(), batch.length, loaded.model->plan().dimensions().vocab_size}},
+      {"dtype", name_of(loaded.model->dtype())},
+      {"quantize", name_of(request.common.quantization)},
+      {"device", name_of(request.common.device)},
+      {"mesh", layout.mesh.to_string()},
+      {"sequence_parallel", layout.sequence_parallel},
+      {"load_s", loaded.seconds},
+      {"run_s", seconds}};
+  fmt::print("{}\n", document.dump(2));
+}
+
 }  // namespace
 
 void run_logits(const LogitsRequest& request) {
   // Everything that a file or an option can get wrong is found before ranks start to work together.
   const Checkpoint checkpoint(request.model);
   const TokenBatch batch = read_tokens(request);
-  check_ids(batch, checkpoint.config().common().vocab_size);
+  check_ids(batch, checkpoint.config().common().vocab_size, request);
   check_lengths(batch, outline_of(checkpoint.config()));
 
   const auto work = [&](Runtime& runtime) {
     const LoadedModel loaded = load_model(checkpoint, request.common, batch.length, runtime,
                                           rows_of_greatest_length(batch));
-    LogitsRun(request, batch, *loaded.model, runtime.world().rank() == 0).run();
+    const bool is_root = runtime.world().rank() == 0;
+    const Stopwatch stopwatch;
+    LogitsRun(request, batch, *loaded.model, is_root).run();
+    if (is_root && request.common.json) {
+      print_document(request, batch, loaded, stopwatch.seconds());
+    }
     runtime.world().barrier();
   };
   run_collectively(runtime_options(request.common), work);

@@ -30,6 +30,8 @@ void add_logits_command(CLI::App& application) {
                     "Also save row 0's residual stream: hidden.embed, hidden.layer.<i>, "
                     "hidden.final");
   add_inference_options(*command, request->common);
+  command->get_option("--json")->description(
+      "Say on stdout, as a JSON document, what was written and how long it took");
   command->footer(
       "Examples:\n"
       "  portolan logits --model DIR --ids \"1,2,3;4,5,6\" --out logits.safetensors\n"

@@ -3,12 +3,21 @@
 
 #include <fmt/format.h>
 
+#include "core/error.hpp"
+
 namespace portolan {
 namespace {
 
 double gigabytes(std::int64_t bytes) { return static_cast<double>(bytes) / 1e9; }
 
 }  // namespace
+
+void check_forward(const ForwardSize& size) {
+  require(size.batch > 0 && size.sequence_length > 0 &&
+              size.batch <= kMaximumPositions / size.sequence_length,
+          "--batch {} x --seq-len {}: a forward has from 1 to {} tokens", size.batch,
+          size.sequence_length, kMaximumPositions);
+}
 
 MeshMemory memory_of_mesh(const ModelPlan& plan, DType dtype,
                           const std::optional<ForwardSize>& forward) {

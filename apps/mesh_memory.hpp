@@ -17,6 +17,10 @@ struct ForwardSize {
   std::int64_t sequence_length = 1;
 };
 
+/// Throws UsageError naming --batch and --seq-len for no tokens, and for so many that bytes would
+/// not fit 63 bits.
+void check_forward(const ForwardSize& size);
+
 /// What each rank of a mesh holds of a model, by the plan's arithmetic.
 struct MeshMemory {
   ParallelLayout layout;

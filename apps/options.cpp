@@ -26,16 +26,46 @@ void require_member(std::string_view option, std::string_view value, const Names
   }
 }
 
-/// An option whose text `store` reads; what `store` throws reaches the command line's edge as it
-/// is.
-template <typename Store>
-CLI::Option* add_text_option(CLI::App& command, const std::string& name, const std::string& help,
-                             const std::string& value_name, Store store) {
-  return command.add_option_function<std::string>(name, std::move(store), help)
-      ->type_name(value_name);
+/// How many ranks the options are about.
+int planned_ranks(const CommonOptions& options) {
+  if (options.tensor_parallel || options.context_parallel) {
+    require(!options.planned_ranks,
+            "--ranks gives all ranks to --parallel's axis: leave it out with --tp and --cp");
+    const int tensor = options.tensor_parallel.value_or(1);
+    const int context = options.context_parallel.value_or(1);
+    require(tensor <= kMostRanks / context, "--tp {} x --cp {} is more than {} ranks", tensor,
+            context, kMostRanks);
+    return tensor * context;
+  }
+  const ParallelMode mode = options.parallel.value_or(ParallelMode::none);
+  require(mode == ParallelMode::none || options.planned_ranks,
+          "--parallel {} needs --ranks: this command starts none", name_of(mode));
+  require(mode != ParallelMode::none || options.planned_ranks.value_or(1) == 1,
+          "--ranks {} needs --parallel tp, sp or ring", options.planned_ranks.value_or(1));
+  return options.planned_ranks.value_or(1);
 }
 
 }  // namespace
+
+CLI::Option* add_text_option(CLI::App& command, const std::string& name, const std::string& help,
+                             const std::string& value_name,
+                             const std::function<void(const std::string&)>& store) {
+  return command.add_option_function<std::string>(name, store, help)->type_name(value_name);
+}
+
+void add_dtype_option(CLI::App& command, const std::string& help, std::optional<DType>& dtype) {
+  add_text_option(command, "--dtype", help, "DTYPE", [&dtype](const std::string& text) {
+    require_one_of("--dtype", text, {"f32", "bf16", "f16"});
+    dtype = dtype_from_name(text);
+  });
+}
+
+void refuse_options(const CLI::App& command, std::initializer_list<const char*> options,
+                    std::string_view reason) {
+  for (const char* option : options) {
+    require(command.get_option(option)->count() == 0, "{}: {}", option, reason);
+  }
+}
 
 void add_run_options(CLI::App& command, CommonOptions& options) {
   add_text_option(command, "--device", "Where to compute: cpu, cuda or serial (default cpu)",
@@ -67,12 +97,17 @@ void add_link_option(CLI::App& command, CommonOptions& options) {
 }
 
 void add_mesh_options(CLI::App& command, CommonOptions& options) {
-  add_text_option(command, "--dtype", "f32, bf16 or f16 (default: the model's)", "DTYPE",
-                  [&options](const std::string& text) {
-                    require_one_of("--dtype", text, {"f32", "bf16", "f16"});
-                    options.dtype = dtype_from_name(text);
-                  });
+  add_dtype_option(command, "f32, bf16 or f16 (default: the model's)", options.dtype);
   add_layout_options(command, options);
+}
+
+void add_planned_mesh_options(CLI::App& command, CommonOptions& options) {
+  add_mesh_options(command, options);
+  add_text_option(command, "--ranks", "With --parallel: the ranks of its axis", "N",
+                  [&options](const std::string& text) {
+                    options.planned_ranks =
+                        static_cast<int>(parse_integer("--ranks", text, 1, kMostRanks));
+                  });
 }
 
 void add_layout_options(CLI::App& command, CommonOptions& options) {
@@ -121,18 +156,27 @@ void add_inference_options(CLI::App& command, CommonOptions& options) {
   add_quantize_option(command, options);
 }
 
-int mesh_ranks(const CommonOptions& options) {
-  const int tensor = options.tensor_parallel.value_or(1);
-  const int context = options.context_parallel.value_or(1);
-  require(tensor <= kMostRanks / context, "--tp {} x --cp {} is more than {} ranks", tensor,
-          context, kMostRanks);
-  return tensor * context;
+void check_attention_tiles(const CommonOptions& options) {
+  require(options.attention_tiles.empty() || options.device == DeviceKind::cpu,
+          "--attention-tiles: only attention on device cpu takes tile sizes, found --device {}",
+          name_of(options.device));
+}
+
+void check_run_options(const CommonOptions& options) {
+  check_attention_tiles(options);
+  require(options.threads.value_or(1) == 1 || options.device != DeviceKind::serial,
+          "--threads {}: device serial computes on one thread", options.threads.value_or(1));
 }
 
 ParallelLayout choose_layout(const CommonOptions& options, int ranks) {
   const bool explicit_mesh = options.tensor_parallel || options.context_parallel;
   require(!(options.parallel && explicit_mesh),
           "--parallel gives all ranks to one axis: use either it or --tp and --cp");
+  ParallelMode mode = options.parallel.value_or(ParallelMode::none);
+  require(!options.sequence_parallel || options.tensor_parallel || mode == ParallelMode::tp ||
+              mode == ParallelMode::sp,
+          "--sequence-parallel shards what tensor parallelism keeps whole: it needs --tp or "
+          "--parallel tp");
   ParallelLayout layout;
   if (explicit_mesh) {
     layout.mesh.tensor = options.tensor_parallel.value_or(1);
@@ -140,22 +184,23 @@ ParallelLayout choose_layout(const CommonOptions& options, int ranks) {
     const std::int64_t size = std::int64_t{layout.mesh.tensor} * layout.mesh.context;
     require(size == ranks, "--tp {} x --cp {} is {} ranks, but {} {} started", layout.mesh.tensor,
             layout.mesh.context, size, ranks, ranks == 1 ? "was" : "were");
-    const ParallelMode mode = apply_sequence_parallel_environment(ParallelMode::tp);
-    layout.sequence_parallel = options.sequence_parallel || mode == ParallelMode::sp;
+    layout.sequence_parallel =
+        options.sequence_parallel ||
+        apply_sequence_parallel_environment(ParallelMode::tp) == ParallelMode::sp;
   } else {
-    ParallelMode mode = options.parallel.value_or(ParallelMode::none);
     require(mode != ParallelMode::none || ranks == 1,
             "{} ranks were started, but --parallel is none: say --parallel tp, sp or ring, or give "
             "--tp and --cp",
             ranks);
-    require(!options.sequence_parallel || mode == ParallelMode::tp || mode == ParallelMode::sp,
-            "--sequence-parallel shards what tensor parallelism keeps whole: it needs --tp or "
-            "--parallel tp");
     if (options.sequence_parallel) mode = ParallelMode::sp;
     layout = ParallelLayout::of(apply_sequence_parallel_environment(mode), ranks);
   }
   layout.sequence_parallel = layout.sequence_parallel && layout.mesh.tensor > 1;
   return layout;
+}
+
+ParallelLayout choose_planned_layout(const CommonOptions& options) {
+  return choose_layout(options, planned_ranks(options));
 }
 
 void require_one_of(std::string_view option, std::string_view value,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <optional>
 #include <span>
@@ -16,7 +17,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 /// Options that several commands share, and the checks they use, so that all commands spell, accept
 /// and refuse the same things in the same words.
@@ -31,6 +33,7 @@ struct CommonOptions {
   std::optional<ParallelMode> parallel;  ///< absent: from tp and cp, else none
   std::optional<int> tensor_parallel;    ///< --tp
   std::optional<int> context_parallel;   ///< --cp
+  std::optional<int> planned_ranks;      ///< --ranks, of commands that start none
   bool sequence_parallel = false;
   std::uint64_t seed = 0;
   Quantization quantization = Quantization::none;  ///< --quantize
@@ -41,6 +44,19 @@ struct CommonOptions {
   bool json = false;
 };
 
+/// An option whose text `store` reads; what `store` throws reaches the command line's edge as it
+/// is.
+CLI::Option* add_text_option(CLI::App& command, const std::string& name, const std::string& help,
+                             const std::string& value_name,
+                             const std::function<void(const std::string&)>& store);
+/// --dtype.
+void add_dtype_option(CLI::App& command, const std::string& help, std::optional<DType>& dtype);
+
+/// Throws UsageError "OPTION: REASON" for the first of these options that was given: where it would
+/// have no effect.
+void refuse_options(const CLI::App& command, std::initializer_list<const char*> options,
+                    std::string_view reason);
+
 /// --device, --seed, --threads, --attention-tiles.
 void add_run_options(CLI::App& command, CommonOptions& options);
 /// --emulate-link, of commands whose ranks exchange data.
@@ -49,6 +65,8 @@ void add_link_option(CLI::App& command, CommonOptions& options);
 void add_layout_options(CLI::App& command, CommonOptions& options);
 /// --dtype and those.
 void add_mesh_options(CLI::App& command, CommonOptions& options);
+/// The same and --ranks, of commands that reckon with ranks and start none.
+void add_planned_mesh_options(CLI::App& command, CommonOptions& options);
 /// --quantize, of commands that run a model without training it.
 void add_quantize_option(CLI::App& command, CommonOptions& options);
 /// --quiet, --json.
@@ -58,13 +76,19 @@ void add_model_options(CLI::App& command, CommonOptions& options);
 /// All of these: of commands that only run one.
 void add_inference_options(CLI::App& command, CommonOptions& options);
 
-/// Ranks of the mesh that --tp and --cp ask for. Throws UsageError above kMostRanks.
-[[nodiscard]] int mesh_ranks(const CommonOptions& options);
+/// Throw UsageError for what would have no effect on the device: tile sizes on another one than
+/// cpu; and, among all run options, several threads on serial.
+void check_attention_tiles(const CommonOptions& options);
+void check_run_options(const CommonOptions& options);
 
 /// The layout that the options ask for. Throws UsageError when they contradict each other or
 /// `ranks`. USE_SEQUENCE_PARALLELISM=true in the environment turns tensor parallelism into tensor +
 /// sequence parallelism.
 [[nodiscard]] ParallelLayout choose_layout(const CommonOptions& options, int ranks);
+
+/// The same for commands that start no ranks: as many as --tp and --cp or --ranks say. Throws
+/// UsageError for more than kMostRanks, too.
+[[nodiscard]] ParallelLayout choose_planned_layout(const CommonOptions& options);
 
 /// Throws UsageError "OPTION: 'VALUE' is not one of A, B, C" unless `value` is one of `valid`.
 void require_one_of(std::string_view option, std::string_view value,

@@ -25,6 +25,16 @@ namespace {
 
 constexpr std::string_view kSuffix = "XXXXXX";
 
+/// Whether files can be written into a folder; errno says why not.
+bool takes_files(const std::filesystem::path& folder) {
+  std::string probe = (folder / ".portolan-XXXXXX").string();
+  const int descriptor = ::mkstemp(probe.data());
+  if (descriptor < 0) return false;
+  ::close(descriptor);
+  ::unlink(probe.c_str());
+  return true;
+}
+
 /// Locks a folder for this process by flock(2); none where that fails.
 FileDescriptor lock(const std::filesystem::path& folder, int operation) {
   FileDescriptor descriptor(
@@ -61,14 +71,22 @@ void prepare_output_folder(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder, error)) {
     throw UsageError(fmt::format("{}: the output folder is a file", printable(folder.string())));
   }
-  std::string probe = (folder / ".portolan-XXXXXX").string();
-  const int descriptor = ::mkstemp(probe.data());
-  if (descriptor < 0) {
+  if (!takes_files(folder)) {
     throw UsageError(fmt::format("{}: files cannot be written into the output folder: {}",
                                  printable(folder.string()), std::strerror(errno)));
   }
-  ::close(descriptor);
-  ::unlink(probe.c_str());
+}
+
+void prepare_output_file(const std::filesystem::path& file) {
+  std::error_code error;
+  const std::string name = printable(file.string());
+  if (!file.has_filename() || std::filesystem::is_directory(file, error)) {
+    throw UsageError(fmt::format("{}: expected the name of a file to write", name));
+  }
+  const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();
+  if (!takes_files(folder)) {
+    throw UsageError(fmt::format("{}: cannot be written: {}", name, std::strerror(errno)));
+  }
 }
 
 TemporaryFolder::TemporaryFolder(const std::filesystem::path& parent, std::string_view name) {

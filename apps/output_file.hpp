@@ -13,6 +13,10 @@ namespace portolan {
 /// UsageError "PATH: ..." otherwise.
 void prepare_output_folder(const std::filesystem::path& folder);
 
+/// Makes sure that a file of that name can be written into its folder, which exists. Throws
+/// UsageError "PATH: ..." otherwise.
+void prepare_output_file(const std::filesystem::path& file);
+
 /// A folder of temporary files inside `parent`, which exists: ".NAME.portolan-" and six characters.
 /// Gone with this object. A process that is killed leaves its folder behind; the next one that
 /// makes a folder of the same name in the same place removes it. Which folders are still in use

@@ -9,9 +9,11 @@
 #include <optional>
 
 #include "apps/commands.hpp"
+#include "apps/launch.hpp"
+#include "apps/mesh_memory.hpp"
 #include "apps/options.hpp"
 #include "core/error.hpp"
-#include "models/checkpoint.hpp"
+#include "models/meta_checkpoint.hpp"
 #include "models/model_plan.hpp"
 
 namespace portolan {
@@ -30,12 +32,17 @@ struct PlanRequest {
   std::int64_t sequence_length = 1024;
 };
 
+/// In Hugging Face's layout the config alone will do. Meta's leaves the vocabulary to the weights.
+ModelConfig read_config(const std::filesystem::path& folder) {
+  if (MetaCheckpoint::is_one(folder)) return MetaCheckpoint(folder).config();
+  return read_model_config(folder / "config.json");
+}
+
 ModelConfig choose_config(const PlanRequest& request) {
   require(request.model.has_value() != request.preset.has_value(),
           "plan needs either --model or --preset");
   const ModelConfig config =
-      request.preset ? preset_config(*request.preset)
-                     : read_model_config(std::filesystem::path(*request.model) / "config.json");
+      request.preset ? preset_config(*request.preset) : read_config(*request.model);
   return config.with_layers(request.layers);
 }
 
@@ -72,6 +79,15 @@ std::vector<std::string> unused_patterns(const ModelPlan& plan, const PlanReques
   return request.plan_file ? plan.parameters().unused_patterns() : std::vector<std::string>();
 }
 
+/// Of the matrix products of one forward on a rank.
+double product_flops(const ModelPlan& plan, int rank, const PlanRequest& request) {
+  double flops = 0.0;
+  for (const ProductShape& product : plan.products(rank, request.batch, request.sequence_length)) {
+    flops += product.flops();
+  }
+  return flops;
+}
+
 void print_text(const ModelPlan& plan, const PlanRequest& request, DType dtype) {
   const int ranks = plan.layout().mesh.ranks();
   fmt::print("{} layers over {} ranks ({}{}), {}\n\n", plan.dimensions().layers, ranks,
@@ -102,17 +118,12 @@ void print_text(const ModelPlan& plan, const PlanRequest& request, DType dtype) 
   if (silent) fmt::print("  no collective\n");
   fmt::print("\nper rank, GB:   weights   activations   TFLOP of matrix products\n");
   for (int rank = 0; rank < ranks; ++rank) {
-    double flops = 0.0;
-    for (const ProductShape& product :
-         plan.products(rank, request.batch, request.sequence_length)) {
-      flops += product.flops();
-    }
     fmt::print("  rank {:<6} {:>10.6f} {:>13.6f} {:>26.6f}\n", rank,
                static_cast<double>(plan.weight_bytes(rank, dtype)) / 1e9,
                static_cast<double>(
                    plan.activation_bytes(rank, request.batch, request.sequence_length, dtype)) /
                    1e9,
-               flops / 1e12);
+               product_flops(plan, rank, request) / 1e12);
   }
 }
 
@@ -140,10 +151,12 @@ ordered_json to_json(const ModelPlan& plan, const PlanRequest& request, DType dt
                                                                      {"bytes", expected[i].bytes}};
   }
   ordered_json memory = ordered_json::array();
+  ordered_json flops = ordered_json::array();
   for (int rank = 0; rank < plan.layout().mesh.ranks(); ++rank) {
     memory.push_back({{"weights", plan.weight_bytes(rank, dtype)},
                       {"activations", plan.activation_bytes(rank, request.batch,
                                                             request.sequence_length, dtype)}});
+    flops.push_back(product_flops(plan, rank, request));
   }
   const MeshShape& mesh = plan.layout().mesh;
   return {{"mesh", {{"data", mesh.data}, {"context", mesh.context}, {"tensor", mesh.tensor}}},
@@ -154,24 +167,24 @@ ordered_json to_json(const ModelPlan& plan, const PlanRequest& request, DType dt
           {"parameters", parameters},
           {"collectives", collectives},
           {"memory_bytes", memory},
+          {"product_flops", flops},
           {"unused_patterns", unused_patterns(plan, request)}};
 }
 
 void run_plan(PlanRequest request) {
   const ModelConfig config = choose_config(request);
-  require(!request.common.parallel, "plan starts no ranks: give the mesh by --tp and --cp");
   const std::optional<std::int64_t> longest = outline_of(config).longest_sequence;
   request.sequence_length = request.given_length.value_or(
       std::min(request.sequence_length, longest.value_or(request.sequence_length)));
   require(!longest || request.sequence_length <= *longest,
           "--seq-len {}: the longest sequence of this model has {} tokens", request.sequence_length,
           longest.value_or(0));
-  require(request.sequence_length > 0 && request.batch > 0,
-          "--seq-len and --batch must be at least 1");
-  const ParallelLayout layout = choose_layout(request.common, mesh_ranks(request.common));
+  check_forward({request.batch, request.sequence_length});
+  const ParallelLayout layout = choose_planned_layout(request.common);
   const DType dtype = request.common.dtype.value_or(config.common().dtype.value_or(DType::f32));
   const ModelPlan plan(
       config, layout, request.plan_file ? read_plan_rules(*request.plan_file) : plan_rules(config));
+  if (launched_rank() != 0) return;  // no rank knows more than the first
   if (request.common.json) {
     fmt::print("{}\n", to_json(plan, request, dtype).dump(1));
   } else {
@@ -185,7 +198,10 @@ void add_plan_command(CLI::App& application) {
   CLI::App* command = application.add_subcommand(
       "plan", "Show how a mesh of ranks would share a model: shards, collectives, memory");
   const auto request = std::make_shared<PlanRequest>();
-  command->add_option("--model", request->model, "Folder with config.json")->type_name("DIR");
+  command
+      ->add_option("--model", request->model,
+                   "Folder of the model; of Hugging Face's layout its config.json will do")
+      ->type_name("DIR");
   command->add_option("--preset", request->preset, "A built-in config, e.g. llama-7b")
       ->type_name("NAME");
   command->add_option("--layers", request->layers, "Another number of layers")->type_name("N");
@@ -200,11 +216,12 @@ void add_plan_command(CLI::App& application) {
       ->add_option("--seq-len", request->given_length,
                    "Tokens of each (default 1024, or the longest)")
       ->type_name("N");
-  add_mesh_options(*command, request->common);
+  add_planned_mesh_options(*command, request->common);
   add_output_options(*command, request->common);
   command->footer(
       "Examples:\n"
       "  portolan plan --preset llama-7b --tp 2 --sequence-parallel\n"
+      "  portolan plan --model DIR --parallel ring --ranks 4\n"
       "  portolan plan --preset llama-3-8b --tp 3 --cp 2 --seq-len 6998 --dtype bf16 --json");
   command->callback([request] { run_plan(*request); });
 }

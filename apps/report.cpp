@@ -10,6 +10,7 @@
 #include "apps/commands.hpp"
 #include "apps/comparison.hpp"
 #include "apps/gnuplot.hpp"
+#include "apps/launch.hpp"
 #include "apps/output_file.hpp"
 #include "apps/report_page.hpp"
 #include "core/error.hpp"
@@ -23,6 +24,8 @@ struct ReportOptions {
 };
 
 void run_report(const ReportOptions& options) {
+  // Under a launcher the ranks would all do the same: the first does it.
+  if (launched_rank() != 0) return;
   std::vector<Comparison> comparisons;
   for (const std::string& path : options.inputs) comparisons.push_back(read_comparison(path));
   require(!options.out.empty(), "--out: expected a folder, found an empty name");

@@ -150,18 +150,18 @@ std::string page_header(const std::vector<Comparison>& comparisons) {
 }
 
 std::string page_body(const std::vector<Comparison>& comparisons, const Gnuplot& gnuplot) {
+  const std::string resources = resources_text(comparisons);
   std::string text = page_header(comparisons);
   if (comparisons.size() == 1) text += summary_tiles(comparisons.front());
   text += section("What the rows say", findings_list(comparisons));
   if (comparisons.size() > 1) text += section("Machines side by side", machines_table(comparisons));
   text += figure_section("Latency",
                          "Median seconds of one forward; the bars reach from the fastest to the "
-                         "slowest. All modes had the same cores in total.",
+                         "slowest. " +
+                             resources,
                          with_relative_times(comparisons, gnuplot));
   text += figure_section(
-      "Ranks",
-      "Time and memory at the longest length over the number of ranks, the same cores "
-      "in total.",
+      "Ranks", "Time and memory at the longest length over the number of ranks. " + resources,
       scaling_figures(comparisons, gnuplot));
   text += figure_section(
       "Memory per rank",
@@ -188,7 +188,7 @@ std::string page_body(const std::vector<Comparison>& comparisons, const Gnuplot&
                     protocol_section() + figures_html(orders) + parts(comparisons, protocol_table));
   }
   text += section("What the published figures can be compared with", comparability_section());
-  text += section("All rows", method_section(comparisons.front()) + parts(comparisons, rows_table));
+  text += section("All rows", method_section(comparisons) + parts(comparisons, rows_table));
   text +=
       section("Proof that the modes were on",
               "<p>What the communicator counted, and what the plan says in closed form. A row in "

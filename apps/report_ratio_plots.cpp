@@ -20,6 +20,18 @@ std::optional<double> memory_ratio(const CompareRow& tp, const CompareRow& sp) {
   return static_cast<double>(*sp_bytes) / static_cast<double>(*tp_bytes);
 }
 
+const char* ranks_label(const Comparison& comparison) {
+  switch (resources_of(comparison)) {
+    case Resources::equal_cores:
+      return "ranks (same cores in total)";
+    case Resources::gpu_each:
+      return "ranks (a GPU each)";
+    case Resources::unequal_cores:
+      break;
+  }
+  return "ranks";
+}
+
 /// A quantity over ranks at the longest length; one rank of any mode is `none`.
 template <typename PointOf>
 std::vector<PlotSeries> series_over_ranks(const Comparison& comparison, const std::string& dtype,
@@ -80,7 +92,7 @@ std::vector<Figure> scaling_figures(const std::vector<Comparison>& comparisons,
       for (const CompareRow& row : comparisons[i].rows) {
         if (row.dtype == dtype) longest = std::max(longest, row.seq_len);
       }
-      const char* x_label = "ranks (same cores in total)";
+      const char* x_label = ranks_label(comparisons[i]);
       LinePlot time{x_label, "seconds", {}, true, {}};
       time.series = series_over_ranks(comparisons[i], dtype, longest, [](const CompareRow& row) {
         return time_point(row.ranks, *row.time_s);

@@ -87,7 +87,11 @@ std::string time_finding(const Comparison& comparison, const std::string& dtype)
     last_mode = row.mode;
   }
   if (text.empty()) return {};
-  return fmt::format("{}, length {}, on the same cores: {} s for none, {}.", dtype, longest,
+  const Resources resources = resources_of(comparison);
+  return fmt::format("{}, length {}{}: {} s for none, {}.", dtype, longest,
+                     resources == Resources::equal_cores ? ", on the same cores"
+                     : resources == Resources::gpu_each  ? ", a GPU for each rank"
+                                                         : "",
                      number_text(none->time_s->median), text);
 }
 
@@ -210,25 +214,44 @@ std::string experiment_text(const Comparison& comparison) {
                      row.batch);
 }
 
-std::string method_section(const Comparison& comparison) {
+std::string resources_text(const std::vector<Comparison>& comparisons) {
+  std::set<Resources> all;
+  for (const Comparison& comparison : comparisons) all.insert(resources_of(comparison));
+  if (!all.contains(Resources::unequal_cores) && !all.contains(Resources::gpu_each)) {
+    return "All modes had the same cores in total.";
+  }
+  std::string text;
+  if (all.contains(Resources::unequal_cores)) {
+    text = "The modes had different numbers of cores in total: the rows say how many.";
+  }
+  if (all.contains(Resources::gpu_each)) {
+    text += text.empty() ? "" : " ";
+    text += "On GPUs each rank has one, so that two ranks have twice what none has.";
+  }
+  return text;
+}
+
+std::string method_section(const std::vector<Comparison>& comparisons) {
   std::set<std::size_t> samples;
-  for (const CompareRow& row : comparison.rows) {
-    if (row.protocol == Protocol::fair && row.time_s) samples.insert(row.time_s->samples.size());
+  for (const Comparison& comparison : comparisons) {
+    for (const CompareRow& row : comparison.rows) {
+      if (row.protocol == Protocol::fair && row.time_s) samples.insert(row.time_s->samples.size());
+    }
   }
   std::string count = "several";
   if (samples.size() == 1) {
     count = *samples.begin() == 1 ? "one" : fmt::format("{}", *samples.begin());
   }
   return fmt::format(
-      "<p>Each mode and dtype ran in fresh processes, in shuffled order, on the same number of "
-      "cores in total: <em>none</em> is one rank on all of them. Times are medians of {} forward{} "
+      "<p>Each mode and dtype ran in fresh processes, in shuffled order. {} <em>none</em> is one "
+      "rank. Times are medians of {} forward{} "
       "after warming up, from a barrier to the last rank's end; the bars reach from the fastest to "
-      "the slowest. <em>× floor</em> divides by the time that the model's matrix products take "
-      "alone, <em>× none</em> by the time of <em>none</em>. Memory is that of the rank with the "
+      "the slowest. <em>× floor</em> divides by the time that the model's matrix products take "
+      "alone, <em>× none</em> by the time of <em>none</em>. Memory is that of the rank with the "
       "most: <em>allocated</em> and <em>reserved</em> are the peaks of Portolan's allocator, "
       "<em>resident</em> the peak that the operating system counts, libraries included. A GB is "
       "10<sup>9</sup> bytes. Weights and tokens are random, the same in every mode.</p>\n",
-      count, count == "one" ? "" : "s");
+      resources_text(comparisons), count, count == "one" ? "" : "s");
 }
 
 std::string protocol_section() {

@@ -19,8 +19,11 @@ namespace portolan {
 /// by arithmetic, and what is inferred.
 [[nodiscard]] std::string comparability_section();
 
+/// "All modes had the same cores in total.", or how that was not so.
+[[nodiscard]] std::string resources_text(const std::vector<Comparison>& comparisons);
+
 /// How the numbers of the page were taken.
-[[nodiscard]] std::string method_section(const Comparison& comparison);
+[[nodiscard]] std::string method_section(const std::vector<Comparison>& comparisons);
 
 /// What the published order of events changes.
 [[nodiscard]] std::string protocol_section();

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "apps/token_batch.hpp"
+
 #include <algorithm>
 #include <limits>
 
-#include "apps/logits.hpp"
+#include "apps/options.hpp"
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
 
@@ -89,6 +91,14 @@ TokenBatch read_token_batch(const std::string& path) {
     batch.rows.push_back(std::move(row));
   }
   return batch;
+}
+
+void require_in_vocabulary(std::span<const std::int32_t> ids, std::int64_t vocabulary,
+                           std::string_view source) {
+  for (const std::int32_t id : ids) {
+    require(id < vocabulary, "{}: token id {} lies outside the model's vocabulary of {}", source,
+            id, vocabulary);
+  }
 }
 
 }  // namespace portolan

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "apps/commands.hpp"
+#include "apps/launch.hpp"
 #include "apps/line_reader.hpp"
 #include "apps/options.hpp"
 #include "core/error.hpp"
@@ -68,6 +69,8 @@ void print_line(const json& value) {
 }
 
 void run_tokenize(const TokenizeOptions& options) {
+  // Under a launcher one stdin may be given to all ranks: the first answers it.
+  if (launched_rank() != 0) return;
   const Tokenizer tokenizer = open_tokenizer(options);
   LineReader reader(STDIN_FILENO, "stdin");
   std::size_t number = 0;
@@ -106,11 +109,12 @@ void add_tokenize_command(CLI::App& application) {
       .add_flag("--skip-special", options->skip_special, "With --decode: leave out special tokens")
       ->needs(decode);
   add_output_options(command, options->common);
+  command.get_option("--json")->description("Changes nothing: stdout is JSON Lines in any case");
   command.footer(
       "Reads JSON Lines from stdin and answers each line with one on stdout, non-ASCII characters\n"
       "escaped: a string with a list of ids, or, with --decode, a list of ids with a string. A "
       "line\n"
-      "that is neither ends it with exit code 2. Always JSON, with or without --json.\n"
+      "that is neither ends it with exit code 2.\n"
       "\n"
       "Examples:\n"
       "  echo '\"Hello\"' | portolan tokenize --model ~/models/llama-7b\n"

@@ -75,6 +75,7 @@ class TrainRun {
     const ParallelLayout layout = choose_layout(request_.common, runtime.world().size());
     const bool speaks = runtime.world().rank() == 0;
     if (speaks && request_.out) prepare_output_folder(*request_.out);
+    if (speaks && request_.save_gradients) prepare_output_file(*request_.save_gradients);
     const ModelPlan plan(config_, layout);
     require_memory(
         runtime.world(), runtime.device(),

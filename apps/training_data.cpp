@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "apps/logits.hpp"
+#include "apps/token_batch.hpp"
 #include "core/error.hpp"
 #include "core/mapped_file.hpp"
 #include "core/safetensors.hpp"
@@ -77,11 +77,7 @@ std::unique_ptr<TrainingData> read_training_text(const std::string& path,
                                                  std::int64_t vocabulary) {
   std::vector<TokenId> ids = tokenizer.encode(read_text_file(path, kLargestText));
   require_a_sequence(path, "tokens", std::ssize(ids), sequence_length);
-  for (const TokenId id : ids) {
-    require(id < vocabulary,
-            "{}: the tokenizer's token {} lies outside the model's vocabulary of {}", path, id,
-            vocabulary);
-  }
+  require_in_vocabulary(ids, vocabulary, path);
   const std::int64_t size = std::ssize(ids);
   auto read = [ids = std::move(ids)](std::int64_t begin, std::span<std::int32_t> tokens) {
     std::copy_n(ids.begin() + begin, tokens.size(), tokens.begin());

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <span>
 
@@ -16,6 +17,7 @@
 #include "core/ops.hpp"
 #include "core/process_memory.hpp"
 #include "core/safetensors_writer.hpp"
+#include "core/samples.hpp"
 #include "core/timer.hpp"
 #include "models/registry.hpp"
 #include "parallel/gather_values.hpp"
@@ -25,17 +27,20 @@ namespace {
 
 using nlohmann::ordered_json;
 
-double median(std::vector<double> samples) {
-  std::ranges::sort(samples);
-  const std::size_t half = samples.size() / 2;
-  return samples.size() % 2 == 1 ? samples[half] : (samples[half - 1] + samples[half]) / 2.0;
+ordered_json statistics(const std::vector<double>& samples) {
+  const SampleSummary summary = summary_of(samples);
+  return {{"median", summary.median},
+          {"min", summary.minimum},
+          {"max", summary.maximum},
+          {"samples", samples}};
 }
 
-ordered_json statistics(const std::vector<double>& samples) {
-  return {{"median", median(samples)},
-          {"min", *std::ranges::min_element(samples)},
-          {"max", *std::ranges::max_element(samples)},
-          {"samples", samples}};
+/// The sample that is the median; of an even number the smaller of the two in the middle.
+std::size_t median_place(const std::vector<double>& samples) {
+  std::vector<std::size_t> places(samples.size());
+  std::iota(places.begin(), places.end(), std::size_t{0});
+  std::ranges::stable_sort(places, {}, [&](std::size_t place) { return samples[place]; });
+  return places[(places.size() - 1) / 2];
 }
 
 /// The job on this rank.
@@ -157,15 +162,11 @@ class Worker {
 
     std::vector<double> times;
     std::vector<double> floors;
-    std::vector<double> communication_seconds;
+    std::vector<CommunicationCounters> counters;
     std::optional<ordered_json> memory;
-    CommunicationCounters counters{};
     for (int i = 0; i < repeat; ++i) {
       times.push_back(forward(i));
-      counters = context.communication();
-      double seconds = 0.0;
-      for (const CollectiveCounters& collective : counters) seconds += collective.seconds;
-      communication_seconds.push_back(seconds);
+      counters.push_back(context.communication());
       // Read before the first floor: its buffers are not the forward's.
       if (!memory) memory = read_memory(model, length);
       if (i < specification_.floor_repeat && !published) {
@@ -182,9 +183,9 @@ class Worker {
                         {"protocol", published ? "published" : "fair"},
                         {"proven", true},
                         {"time_s", statistics(times)}};
-    row["floor_s"] = floors.empty() ? ordered_json() : ordered_json(median(floors));
+    row["floor_s"] = floors.empty() ? ordered_json() : ordered_json(summary_of(floors).median);
     row["memory_bytes"] = std::move(*memory);
-    describe_communication(model.plan(), length, counters, median(communication_seconds), row);
+    describe_communication(model.plan(), length, counters[median_place(times)], row);
     check_start(row);
     keep_sample(model, measurement, mode, length);
     return row;
@@ -216,16 +217,17 @@ class Worker {
             {"resident_peak_is_of", peak_is_reset_ ? "this length" : "the process"}};
   }
 
-  /// Adds what was counted beside what the plan says, and refuses the row where they differ.
+  /// Adds what was counted in the median forward beside what the plan says, and refuses the row
+  /// where they differ.
   void describe_communication(const ModelPlan& plan, std::int64_t length,
-                              const CommunicationCounters& counters, double seconds,
-                              ordered_json& row) const {
+                              const CommunicationCounters& counters, ordered_json& row) const {
     const ExpectedCommunication expected =
         plan.communication(specification_.batch, length, specification_.dtype);
     ordered_json by_collective = ordered_json::object();
     ordered_json expectation = ordered_json::object();
     std::int64_t all_calls = 0;
     std::int64_t all_bytes = 0;
+    double all_seconds = 0.0;
     for (std::size_t i = 0; i < kCollectiveCount; ++i) {
       const auto name = std::string(name_of(static_cast<Collective>(i)));
       if (static_cast<Collective>(i) == Collective::barrier) continue;
@@ -245,17 +247,16 @@ class Worker {
       }
       all_calls += calls;
       all_bytes += bytes;
+      all_seconds += mean;
       if (calls != expected[i].calls || bytes != expected[i].bytes) {
         row["proven"] = false;
         row["reason"] = fmt::format("{}: counted {} calls and {} bytes, the plan implies {} and {}",
                                     name, calls, bytes, expected[i].calls, expected[i].bytes);
       }
     }
-    double mean_seconds = 0.0;
-    for (const double rank_seconds : gather(seconds)) mean_seconds += rank_seconds / world_.size();
     row["communication"] = {{"calls", all_calls},
                             {"bytes", all_bytes},
-                            {"seconds", mean_seconds},
+                            {"seconds", all_seconds},
                             {"by_collective", by_collective},
                             {"expected", expectation}};
   }

@@ -28,6 +28,7 @@
 #include "attention/attention.hpp"
 #include "backends/compat/onednn.hpp"
 #include "core/error.hpp"
+#include "core/samples.hpp"
 #include "core/tensor.hpp"
 #include "runtime/runtime.hpp"
 
@@ -64,18 +65,6 @@ double seconds(const Options& options, auto&& function) {
   function();
   return now(options) - begin;
 }
-
-struct Samples {
-  std::vector<double> values;
-
-  [[nodiscard]] double median() const {
-    std::vector<double> sorted = values;
-    std::ranges::sort(sorted);
-    return sorted[sorted.size() / 2];
-  }
-  [[nodiscard]] double least() const { return std::ranges::min(values); }
-  [[nodiscard]] double most() const { return std::ranges::max(values); }
-};
 
 void randomise(const Tensor& tensor) {
   std::mt19937 generator(7);
@@ -219,27 +208,28 @@ class Workload {
 
 void measure(const Options& options, DType dtype, std::int64_t length, Product& product) {
   const Workload workload(options, dtype, length);
-  Samples product_samples;
-  std::vector<Samples> samples(options.methods.size());
+  std::vector<double> product_samples;
+  std::vector<std::vector<double>> samples(options.methods.size());
   for (int round = -1; round < options.repeat; ++round) {  // the first one warms up
     const double product_seconds = seconds(options, product);
-    if (round >= 0) product_samples.values.push_back(product_seconds);
+    if (round >= 0) product_samples.push_back(product_seconds);
     for (std::size_t m = 0; m < options.methods.size(); ++m) {
       const AttentionMethod method = attention_method_from_name(options.methods[m]);
       workload.restore();
       const double taken = seconds(options, [&] { workload.run(method); });
-      if (round >= 0) samples[m].values.push_back(taken);
+      if (round >= 0) samples[m].push_back(taken);
     }
   }
-  const double product_rate = Product::flops() / product_samples.median() * 1e-9;
+  const double product_rate = Product::flops() / summary_of(product_samples).median * 1e-9;
   for (std::size_t m = 0; m < options.methods.size(); ++m) {
-    const double rate = workload.flops() / samples[m].median() * 1e-9;
+    const SampleSummary taken = summary_of(samples[m]);
+    const double rate = workload.flops() / taken.median * 1e-9;
     fmt::print(
         "{:<5} {:>6}  {:<16} {:>9.3f} [{:>9.3f}, {:>9.3f}] {:>8.1f} {:>8.1f} {:>6.1f} % "
         "{:>7.2f}\n",
-        name_of(dtype), length, options.methods[m], samples[m].median() * 1e3,
-        samples[m].least() * 1e3, samples[m].most() * 1e3, rate, product_rate,
-        100.0 * rate / product_rate, workload.key_bytes() / samples[m].median() * 1e-9);
+        name_of(dtype), length, options.methods[m], taken.median * 1e3, taken.minimum * 1e3,
+        taken.maximum * 1e3, rate, product_rate, 100.0 * rate / product_rate,
+        workload.key_bytes() / taken.median * 1e-9);
   }
 }
 

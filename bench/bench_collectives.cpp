@@ -23,6 +23,7 @@
 #include "backends/compat/kokkos_runtime.hpp"
 #include "core/backend.hpp"
 #include "core/error.hpp"
+#include "core/samples.hpp"
 #include "parallel/transport/mpi/make_communicator.hpp"
 #if defined(PORTOLAN_HAS_OPENMP)
 #include "backends/openmp/openmp_backend.hpp"
@@ -51,17 +52,6 @@ double seconds_of(const std::function<void()>& call, int calls) {
   return seconds;
 }
 
-struct Times {
-  double median;
-  double minimum;
-  double maximum;
-};
-
-Times summary(std::vector<double> samples) {
-  std::sort(samples.begin(), samples.end());
-  return {samples[samples.size() / 2], samples.front(), samples.back()};
-}
-
 void compare(const Communicator& world, const Options& options, const char* name,
              std::int64_t bytes, const std::function<void()>& ours,
              const std::function<void()>& mpi) {
@@ -79,8 +69,8 @@ void compare(const Communicator& world, const Options& options, const char* name
     mpi_samples.push_back(seconds_of(mpi, mpi_calls));
   }
   if (world.rank() != 0) return;
-  const Times a = summary(our_samples);
-  const Times b = summary(mpi_samples);
+  const portolan::SampleSummary a = portolan::summary_of(our_samples);
+  const portolan::SampleSummary b = portolan::summary_of(mpi_samples);
   fmt::print(
       "{:<15}{:>10}  {:>9.1f} [{:.1f}, {:.1f}] us {:>6.2f} GB/s   {:>9.1f} [{:.1f}, {:.1f}] us "
       "{:>6.2f} GB/s   {:.2f}x\n",

@@ -21,11 +21,12 @@
 #include <string>
 
 #include "apps/collective_run.hpp"
-#include "apps/error_line.hpp"
 #include "apps/forward_measurement.hpp"
 #include "core/backend.hpp"
 #include "core/error.hpp"
+#include "core/error_line.hpp"
 #include "core/process_memory.hpp"
+#include "core/samples.hpp"
 #include "models/registry.hpp"
 #include "parallel/gather_values.hpp"
 
@@ -44,11 +45,6 @@ struct Options {
   int repeat = 7;
   bool serve = false;
 };
-
-double median(std::vector<double> samples) {
-  std::ranges::sort(samples);
-  return samples[samples.size() / 2];
-}
 
 class Bench {
  public:
@@ -82,11 +78,11 @@ class Bench {
         forwards.push_back(measurement.forward());
         floors.push_back(measurement.floor());
       }
-      const auto [low, high] = std::ranges::minmax(forwards);
-      const auto [floor_low, floor_high] = std::ranges::minmax(floors);
+      const SampleSummary forward = summary_of(forwards);
+      const SampleSummary floor = summary_of(floors);
       say(fmt::format("{:>6}   {:.4f} [{:.4f}, {:.4f}]   {:.4f} [{:.4f}, {:.4f}]   {:.3f}", length,
-                      median(forwards), low, high, median(floors), floor_low, floor_high,
-                      median(forwards) / median(floors)));
+                      forward.median, forward.minimum, forward.maximum, floor.median, floor.minimum,
+                      floor.maximum, forward.median / floor.median));
       measurements_.clear();
       backend_of(runtime_.device()).allocator().release_cached();
     }

@@ -16,6 +16,7 @@
 #include "backends/openmp/openmp_backend.hpp"
 #include "backends/serial/serial_backend.hpp"
 #include "core/backend.hpp"
+#include "core/samples.hpp"
 #include "core/timer.hpp"
 #include "tests/unit/op_list.hpp"
 
@@ -30,12 +31,6 @@ using testing_support::OpInstance;
 using testing_support::OpSize;
 
 constexpr Device kCpu{DeviceKind::cpu, 0};
-
-double median(std::vector<double> samples) {
-  const auto middle = samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2);
-  std::nth_element(samples.begin(), middle, samples.end());
-  return *middle;
-}
 
 double seconds_of(const std::function<void()>& action) {
   const Stopwatch watch;
@@ -76,7 +71,7 @@ void run_streaming(benchmark::State& state, const OpCase& op, const OpSize& size
     samples.push_back(seconds_of(instance.run));
     state.SetIterationTime(samples.back());
   }
-  const double rate = instance.bytes / median(samples);
+  const double rate = instance.bytes / summary_of(samples).median;
   state.counters["GB/s"] = rate * 1e-9;
   state.counters["of_copy"] = rate / bandwidth;
 }
@@ -151,13 +146,13 @@ void run_product(benchmark::State& state, const OpCase& op, const OpSize& size, 
   const auto best = [](const std::vector<double>& samples) {
     return *std::min_element(samples.begin(), samples.end());
   };
-  state.counters["GFLOP/s"] = instance.flops / median(ours) * 1e-9;
+  state.counters["GFLOP/s"] = instance.flops / summary_of(ours).median * 1e-9;
   state.counters["best"] = instance.flops / best(ours) * 1e-9;
   if (peer) {
-    state.counters["onednn_GFLOP/s"] = instance.flops / median(theirs) * 1e-9;
+    state.counters["onednn_GFLOP/s"] = instance.flops / summary_of(theirs).median * 1e-9;
     state.counters["onednn_best"] = instance.flops / best(theirs) * 1e-9;
   }
-  state.counters["of_copy"] = instance.bytes / median(ours) / bandwidth;
+  state.counters["of_copy"] = instance.bytes / summary_of(ours).median / bandwidth;
 }
 
 void register_all(double bandwidth) {

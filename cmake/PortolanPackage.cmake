@@ -7,7 +7,7 @@ get_property(portolan_libraries GLOBAL PROPERTY PORTOLAN_LIBRARIES)
 install(TARGETS ${portolan_libraries} portolan_settings EXPORT PortolanLibraries)
 
 # The public interface: headers of backends, kernels and transports are details of the libraries.
-foreach(folder IN ITEMS core attention parallel models models/tokenizers training runtime)
+foreach(folder IN ITEMS core attention parallel models models/generation models/tokenizers training runtime)
   file(GLOB headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/${folder}/*.hpp")
   install(FILES ${headers} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/portolan/${folder}")
 endforeach()

@@ -2,6 +2,7 @@
 #include "core/safetensors_writer.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -81,7 +82,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
     write(0, std::as_bytes(std::span(header)));
   } catch (...) {
     ::close(descriptor_);
-    ::unlink(temporary_.c_str());
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
     throw;
   }
 }
@@ -97,15 +98,35 @@ void SafetensorsWriter::create_temporary() {
   // Renaming onto a device such as /dev/null would replace the device.
   require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status),
           "{}: expected the name of a regular file to write", name_);
+  constexpr mode_t kReadableAndWritable = 0666;  // less what the process' umask takes away
+  // A file without a name goes with the process, however it ends. Not every file system has them.
+  const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : ".";
+  descriptor_ = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, kReadableAndWritable);
+  if (descriptor_ >= 0 && ::access(descriptor_path().c_str(), F_OK) == 0) return;
+  if (descriptor_ >= 0) ::close(descriptor_);  // no /proc to name it by
+  const bool created = take_free_name([this](const char* name) {
+    descriptor_ = ::open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kReadableAndWritable);
+    return descriptor_ >= 0;
+  });
+  if (!created) {
+    throw UsageError(fmt::format("{}: cannot create: {}", name_, system_message(errno)));
+  }
+}
+
+bool SafetensorsWriter::take_free_name(const std::function<bool(const char*)>& take) {
   constexpr int kAttempts = 100;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     temporary_ = path_;
     temporary_ += fmt::format(".partial-{}-{}", ::getpid(), attempt);
-    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (descriptor_ >= 0) return;
+    if (take(temporary_.c_str())) return true;
     if (errno != EEXIST) break;
   }
-  throw UsageError(fmt::format("{}: cannot create: {}", name_, system_message(errno)));
+  temporary_.clear();
+  return false;
+}
+
+std::string SafetensorsWriter::descriptor_path() const {
+  return fmt::format("/proc/self/fd/{}", descriptor_);
 }
 
 void SafetensorsWriter::append(std::string_view name, std::span<const std::byte> bytes) {
@@ -125,6 +146,11 @@ void SafetensorsWriter::finish() {
     require(progress.position == progress.end, "{}: tensor '{}': {} bytes are missing", name_,
             printable(name), progress.end - progress.position);
   }
+  // A name that is taken cannot be given to a file without one, but another file renamed to it.
+  const bool named = !temporary_.empty() || take_free_name([this](const char* name) {
+    return ::linkat(AT_FDCWD, descriptor_path().c_str(), AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0;
+  });
+  if (!named) throw Error(fmt::format("{}: cannot write: {}", name_, system_message(errno)));
   // Network file systems report a full disk here.
   const int closed = ::close(descriptor_);
   descriptor_ = -1;

@@ -23,6 +23,7 @@
 #include "backends/compat/kokkos_runtime.hpp"
 #include "core/backend.hpp"
 #include "core/error.hpp"
+#include "core/error_line.hpp"
 #include "core/host_info.hpp"
 #include "core/log.hpp"
 #include "parallel/gather_values.hpp"
@@ -140,7 +141,7 @@ struct Runtime::State {
     } catch (const std::exception& error) {
       if (!session) throw;
       // Unwinding would end the job before anybody could print the reason.
-      log().error("{}", error.what());
+      print_error(error.what());
       const auto* own = dynamic_cast<const Error*>(&error);
       abort(own == nullptr ? 1 : own->exit_code());
     }
@@ -180,7 +181,7 @@ struct Runtime::State {
     if (joins_gpus) {
       world = join_gpus(std::move(world), device, transport.deadline,
                         [this](const std::string& reason) {
-                          log().error("{}", reason);
+                          print_error(reason);
                           abort(1);
                         });
     }

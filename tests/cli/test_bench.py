@@ -14,6 +14,9 @@ from command import PORTOLAN, CommandTest, clean_environment, run
 
 SMALL = ("--lengths", "40,130", "--head-dims", "16", "--heads", "4", "--kv-heads", "2", "--repeat", "3",
          "--seconds", "0.05", "--window", "20", "--block", "16", "--threads", "1")
+# What tile sizes are measured by.
+SHAPE = ("--lengths", "40,130", "--head-dims", "16", "--heads", "4", "--kv-heads", "2", "--repeat", "3",
+         "--threads", "1")
 METHODS = ["standard", "memory-efficient", "flash", "window", "block-sparse"]
 
 
@@ -57,7 +60,7 @@ class BenchAttention(BenchTest):
 
     def test_tiles_are_measured_kept_and_used(self):
         tiles = os.path.join(self.folder.name, "tiles.json")
-        result = self.bench("--tune", tiles, "--dtypes", "f32,bf16")
+        result = run("bench", "attention", *SHAPE, "--tune", tiles, "--dtypes", "f32,bf16")
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         self.assertIn("best: block", result.stdout)
         with open(tiles, encoding="utf-8") as file:
@@ -70,6 +73,45 @@ class BenchAttention(BenchTest):
                          document["attention_tiles"])
         unused = self.bench("--methods", "flash", "--json")
         self.assertNotIn("attention_tiles", json.loads(unused.stdout)["environment"]["runtime"])
+
+    def test_tiles_are_told_as_one_document(self):
+        tiles = os.path.join(self.folder.name, "tiles.json")
+        result = run("bench", "attention", *SHAPE, "--tune", tiles, "--json")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        document = json.loads(result.stdout)
+        candidates = document.pop("candidates")
+        with open(tiles, encoding="utf-8") as file:
+            self.assertEqual(document, json.load(file))
+        self.assertEqual({candidate["block_kib"] for candidate in candidates},
+                         {128, 256, 512, 1024, 2048})
+        for candidate in candidates:
+            self.assertEqual((candidate["dtype"], candidate["head_dim"]), ("f32", 16))
+            self.assertGreater(candidate["relative_time"], 0)
+
+    def test_what_tuning_does_not_heed_is_refused(self):
+        tiles = os.path.join(self.folder.name, "tiles.json")
+        nowhere = os.path.join(self.folder.name, "none", "tiles.json")
+        for words, options in (
+                (["--tune", "serial"], ["--tune", tiles, "--device", "serial"]),
+                (["--tune", "cuda"], ["--tune", tiles, "--device", "cuda"]),
+                (["--methods", "--tune"], ["--tune", tiles, "--methods", "flash"]),
+                (["--passes", "--tune"], ["--tune", tiles, "--passes", "forward"]),
+                (["--window", "--tune"], ["--tune", tiles, "--window", "8"]),
+                (["--out", "--tune"], ["--tune", tiles, "--out", self.out]),
+                (["--attention-tiles", "--tune"], ["--tune", tiles, "--attention-tiles", tiles]),
+                ([nowhere], ["--tune", nowhere]),
+                ([self.folder.name], ["--tune", self.folder.name])):
+            with self.subTest(options=options):
+                self.assert_refused(run("bench", "attention", *options), *words)
+                self.assertEqual(os.listdir(self.folder.name), [])
+
+    def test_the_seed_decides_the_operands(self):
+        def errors(seed):
+            result = self.bench("--json", "--seed", seed, "--methods", "flash", "--passes", "forward")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return [row["max_error"] for row in json.loads(result.stdout)["rows"]]
+        self.assertEqual(errors(1), errors(1))
+        self.assertNotEqual(errors(1), errors(2))
 
     def test_tiles_of_another_processor_are_refused(self):
         tiles = os.path.join(self.folder.name, "tiles.json")
@@ -167,6 +209,33 @@ class BenchGeneration(BenchTest):
         # 32 tokens more: keys and values, 2 layers, 2 heads of 16, 4 bytes.
         self.assertEqual(longer - f32, 32 * 2 * 2 * 2 * 16 * 4)
 
+    def test_the_record_says_what_was_measured(self):
+        result = run("bench", "decode", "--preset", "tiny", "--layers", "1", "--tokens", "2", "--prompt",
+                     "5", "--threads", "1", "--seed", "7", "--out", self.out)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        document = json.loads(self.read("generation.json"))
+        self.assertEqual((document["model"], document["layers"]), ("tiny", 1))
+        environment = document["environment"]
+        self.assertEqual((environment["ranks"], environment["sequence_parallel"], environment["seed"]),
+                         (1, False, 7))
+        table = list(csv.DictReader(io.StringIO(self.read("generation.csv"))))
+        self.assertEqual([row["dtype"] for row in table], ["f32", "bf16"])
+        for cells, row in zip(table, document["rows"]):
+            self.assertEqual(float(cells["token_median_s"]), row["token_s"]["median"])
+            self.assertEqual(int(cells["bytes_per_token_and_rank"]), row["bytes_per_token_and_rank"])
+        self.assertIn("tiny, 1 layer, 1 rank x 1 thread, 5 + 2 tokens, batch 1\n", result.stdout)
+
+    def test_the_record_says_the_mesh(self):
+        result = subprocess.run(
+            ["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", PORTOLAN, "bench", "decode",
+             "--preset", "tiny", "--tokens", "2", "--prompt", "5", "--threads", "1", "--dtypes", "f32",
+             "--parallel", "sp", "--json"], capture_output=True, text=True, timeout=120,
+            env=clean_environment(OMP_PROC_BIND="false"))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        environment = json.loads(result.stdout)["environment"]
+        self.assertEqual((environment["ranks"], environment["mesh"], environment["sequence_parallel"]),
+                         (2, "tensor 2", True))
+
     def test_latency_has_both_ways_of_the_cache(self):
         rows = self.rows("--prompt", "9", command="latency")
         self.assertEqual([row["cache"] for row in rows], [True, False])
@@ -175,6 +244,9 @@ class BenchGeneration(BenchTest):
         self.assert_refused(run("bench", "decode", "--tokens", "0"), "--tokens", "'0'")
         self.assert_refused(run("bench", "decode", "--quantize", "int3"), "'int3'")
         self.assert_refused(run("bench", "latency", "--preset", "none"), "none")
+        self.assert_refused(run("bench", "decode", "--preset", "roberta-tiny"), "roberta-tiny", "masks")
+        self.assert_refused(run("bench", "decode", "--preset", "gpt-bigcode-tiny", "--prompt", "9000"),
+                            "--prompt 9000", "gpt-bigcode-tiny")
 
 
 class BenchRing(BenchTest):

@@ -54,6 +54,9 @@ class RealRun(CompareTest):
             self.assertEqual(len(row["time_s"]["samples"]), 3)
             if row["mode"] != "none":
                 self.assertGreater(row["communication"]["bytes"], 0)
+                self.assertAlmostEqual(
+                    sum(use["seconds"] for use in row["communication"]["by_collective"].values()),
+                    row["communication"]["seconds"], places=9)
                 self.assertLess(row["max_abs_difference"], 0.1)
         for mode in ("none", "tp", "sp", "ring"):
             self.assertRegex(result.stdout, rf"(?m)^{mode} +(f32|bf16)")
@@ -65,6 +68,17 @@ class RealRun(CompareTest):
                          [(r["mode"], r["dtype"], r["seq_len"]) for r in rows])
         self.assertEqual(float(table[0]["time_median_s"]), rows[0]["time_s"]["median"])
         self.assertEqual(sorted(os.listdir(self.out)), ["compare.csv", "compare.json", "report.html"])
+
+    def test_ranks_of_device_serial_have_a_core_each(self):
+        result = run("compare", *SMALL, "--device", "serial", "--dtypes", "f32", "--modes", "none,tp",
+                     "--out", self.out)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual({(row["mode"], row["ranks"], row["threads_per_rank"]) for row in self.rows()},
+                         {("none", 1, 1), ("tp", 2, 1)})
+        page = Page(self.out / "report.html")
+        page.check(self)
+        self.assertIn("different numbers of cores", page.visible)
+        self.assertNotIn("same cores", page.visible)
 
     def test_published_protocol_stands_beside_the_fair_one(self):
         result = run("compare", *SMALL, "--modes", "tp,sp", "--dtypes", "f32", "--protocol",
@@ -344,12 +358,23 @@ class Refusals(CompareTest):
                 (("--warmup", "-1"), ("--warmup", "'-1'")),
                 (("--seed", "1.5"), ("--seed", "'1.5'")),
                 (("--protocol", "quick"), ("--protocol", "'quick'")),
+                (("--protocol", "published", "--modes", "none"), ("--modes", "fair,published")),
+                (("--protocol", "published", "--warmup", "2"), ("--warmup", "fair,published")),
+                (("--protocol", "published", "--repeat", "2"), ("--repeat", "fair,published")),
+                (("--attention-tiles", "/no/tiles", "--oversubscribe"), ("/no/tiles",)),
                 (("--launcher", "bash"), ("--launcher", "mpirun, srun")),
                 (("--device", "tpu"), ("--device", "cpu, cuda, serial")),
                 (("--timeout", "0"), ("--timeout", "'0'"))):
             with self.subTest(arguments=arguments):
                 self.assert_refused(run("compare", *arguments, "--out", self.out), *words)
                 self.assertFalse(self.out.exists())
+
+    def test_a_device_that_the_build_has_not_is_refused_before_anything_starts(self):
+        devices = json.loads(run("info", "--json").stdout)["devices"]
+        for device in {"cpu", "cuda", "serial"} - set(devices):
+            self.assert_refused(run("compare", *SMALL, "--device", device, "--out", self.out),
+                                f"--device {device}", ", ".join(devices))
+            self.assertFalse(self.out.exists())
 
     def test_it_refuses_to_run_inside_a_launch(self):
         for variables in ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},

@@ -131,6 +131,12 @@ class Generate(WithTokenizers):
                 ((*model, "--ids", "800"), ["800", "vocabulary"]),
                 ((*model, "--prompt", "a", "--temperature", "-1"), ["temperature"]),
                 ((*model, "--prompt", "a", "--top-p", "0"), ["top-p"]),
+                ((*model, "--prompt", "a", "--top-k", "5"), ["--top-k", "--temperature"]),
+                ((*model, "--prompt", "a", "--top-p", "0.9"), ["--top-p", "--temperature"]),
+                ((*model, "--prompt", "a", "--min-p", "0.1"), ["--min-p", "--temperature"]),
+                ((*model, "--prompt", "a", "--length-penalty", "2"), ["--length-penalty", "--beams"]),
+                ((*model, "--prompt", "a", "--log-probabilities"), ["--log-probabilities", "--json"]),
+                ((*model, "--prompt", "a", "--stream", "--json"), ["--stream", "--json"]),
                 ((*model, "--prompt", "a", "--beams", "0"), ["--beams"]),
                 ((*model, "--prompt", "a", "--beams", "2", "--temperature", "1"), ["--beams"]),
                 ((*model, "--prompt", "a", "--prompt", "b", "--stream"), ["--stream"]),
@@ -140,11 +146,38 @@ class Generate(WithTokenizers):
                 (("generate", "--model", self.model("roberta-tiny"), "--prompt", "a"), ["causal"]),
                 (("fill-mask", "--model", self.model("llama-tiny-gqa"), "--prompt", "a"), ["mask"]),
                 (("fill-mask", "--model", self.model("roberta-tiny"), "--prompt", "a"), ["<mask>"]),
+                (("eval", "--model", self.model("roberta-tiny"), "--data", "/nowhere"), ["causal"]),
                 (("eval", "--model", self.model("llama-tiny-gqa"), "--data", "/nowhere"),
                  ["/nowhere"]),
         ):
             with self.subTest(arguments=arguments[3:]):
                 self.assert_refused(run(*arguments, **QUICK), *words)
+
+
+class OtherVocabularies(WithTokenizers):
+    """A tokenizer with more tokens than the model: what it gives must not be taken for nothing."""
+
+    def combine(self, model, tokenizer):
+        folder = pathlib.Path(self.folder.name) / f"{model} {tokenizer}"
+        folder.mkdir()
+        for path in (*MODELS.joinpath(model).iterdir(),
+                     *(DATA / "tokenizers" / tokenizer).glob("tokenizer*")):
+            os.symlink(path, folder / path.name)
+        return folder
+
+    def test_eval_refuses_tokens_that_the_model_has_not(self):
+        folder = self.combine("llama-tiny-gqa", "llama2-spm-3k")
+        text = folder / "text"
+        text.write_text("You may copy and distribute verbatim copies of the program.", "utf-8")
+        self.assert_refused(run("eval", "--model", folder, "--data", text, **QUICK), str(text),
+                            "vocabulary of 800")
+
+    def test_fill_mask_refuses_tokens_that_the_model_has_not(self):
+        folder = self.combine("roberta-tiny", "bert-wordpiece")
+        vocabulary = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+        word = next(token for token, id in vocabulary.items() if id >= 601 and token.isalpha())
+        self.assert_refused(run("fill-mask", "--model", folder, "--prompt", f"{word} [MASK]", **QUICK),
+                            "--prompt", "vocabulary of 601")
 
 
 class FillMask(WithTokenizers):

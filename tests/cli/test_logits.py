@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """`portolan logits` as a user calls it: golden logits on one rank and on several, and its refusals."""
+import json
 import os
-import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
 import unittest
 
+from command import DATA, PORTOLAN, clean_environment
 from tensor_file import read_tensor, read_tensors, write_tensors
 
-PORTOLAN = os.environ["PORTOLAN_BINARY"]
-DATA = pathlib.Path(os.environ["PORTOLAN_TEST_DATA"])
 MODEL = DATA / "models" / "llama-tiny-gqa"
 
 
 def run(arguments, ranks=1):
-    environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
-                       OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     launch = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"] if ranks > 1 else []
     return subprocess.run(launch + [PORTOLAN] + arguments, capture_output=True, text=True,
-                          timeout=600, env=environment)
+                          timeout=600, env=clean_environment(OMP_NUM_THREADS="1"))
 
 
 def move_to_the_right(source, target):
@@ -124,6 +122,30 @@ class Logits(unittest.TestCase):
     def test_an_unknown_form_of_integers_is_refused(self):
         self.assert_refused(["logits", "--model", str(MODEL), "--ids", "1", "--out", self.out,
                              "--quantize", "int3"], "int3", "int8")
+
+    def test_json_says_what_was_written(self):
+        for ranks, mode, mesh in ((1, "none", "one rank"), (2, "sp", "tensor 2")):
+            result = run(["logits", "--model", str(MODEL), "--ids", "5,6,7;8", "--out", self.out,
+                          "--parallel", mode, "--json"], ranks)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            document = json.loads(result.stdout)
+            self.assertEqual((document["out"], document["shape"]), (self.out, [2, 3, 800]))
+            self.assertEqual((document["dtype"], document["device"], document["mesh"]),
+                             ("f32", "cpu", mesh))
+            self.assertEqual(document["sequence_parallel"], mode == "sp")
+            self.assertGreater(document["run_s"], 0)
+        quiet = run(["logits", "--model", str(MODEL), "--ids", "5", "--out", self.out])
+        self.assertEqual((quiet.stdout, quiet.stderr), ("", ""))
+
+    def test_a_killed_run_leaves_nothing_behind(self):
+        # On a file system that knows files without a name, as most do.
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            command = [PORTOLAN, "logits", "--model", str(MODEL), "--ids", ",".join(["5"] * 200),
+                       "--out", f"{folder}/logits.safetensors"]
+            killed = subprocess.run(["bash", "-c", 'ulimit -c 0 -f 100; exec "$@"', "bash", *command],
+                                    capture_output=True, timeout=600, check=False)
+            self.assertEqual(killed.returncode, -signal.SIGXFSZ)
+            self.assertEqual(os.listdir(folder), [])
 
     def test_sequences_of_unequal_length_are_padded_with_zeros(self):
         result = run(["logits", "--model", str(MODEL), "--ids", "5,6,7;8", "--out", self.out])

@@ -1,54 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """`portolan train` as a user calls it: golden curves and gradients, saved models, refusals."""
 import json
-import os
 import pathlib
-import struct
 import subprocess
 import sys
 import tempfile
 import unittest
 
-PORTOLAN = os.environ["PORTOLAN_BINARY"]
-DATA = pathlib.Path(os.environ["PORTOLAN_TEST_DATA"])
+import tensor_file
+from command import DATA, PORTOLAN, clean_environment
+
 MODEL = DATA / "models" / "llama-tiny-gqa"
-FORMATS = {"F32": "f", "I64": "q"}
 
 
 def read_tensors(path):
-    """All tensors of a safetensors file as {name: (shape, values)}."""
-    data = pathlib.Path(path).read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    tensors = {}
-    for name, entry in json.loads(data[8:8 + length]).items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        code = FORMATS[entry["dtype"]]
-        payload = data[8 + length + begin:8 + length + end]
-        tensors[name] = (entry["shape"],
-                         struct.unpack(f"<{len(payload) // struct.calcsize(code)}{code}", payload))
-    return tensors
+    """{name: (shape, values)}"""
+    return {name: (shape, values)
+            for name, (_, shape, values) in tensor_file.read_tensors(path).items()}
 
 
 def write_tensors(path, tensors):
-    header, payload = {}, b""
-    for name, (shape, values) in tensors.items():
-        part = struct.pack(f"<{len(values)}q", *values)
-        header[name] = {"dtype": "I64", "shape": shape,
-                        "data_offsets": [len(payload), len(payload) + len(part)]}
-        payload += part
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + payload)
+    tensor_file.write_tensors(
+        path, {name: ("I64", shape, values) for name, (shape, values) in tensors.items()})
 
 
 def run(arguments, ranks=1, **environment):
-    environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
-                       OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **environment)
     launch = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"] if ranks > 1 else []
     return subprocess.run(launch + [PORTOLAN, "train", *map(str, arguments)], capture_output=True,
-                          text=True, timeout=200, env=environment)
+                          text=True, timeout=200,
+                          env=clean_environment(OMP_NUM_THREADS="1", **environment))
 
 
 class Train(unittest.TestCase):
@@ -205,6 +185,15 @@ class Train(unittest.TestCase):
         self.assert_refused([*model, *batch, "--betas", "1.5,0.9"], "--betas")
         self.assert_refused([*model, *batch, "--betas", "0.9,1"], "--betas")
         self.assert_refused([*model, *batch, "--eps", "0"], "--eps")
+        self.assert_refused([*model, *batch, "--batch-size", 2], "--batch-size", "--data")
+        self.assert_refused([*model, *batch, "--seq-len", 8], "--seq-len", "--data")
+        self.assert_refused([*model, *batch, "--layers", 1], "--layers", "--preset")
+        self.assert_refused([*model, *batch, "--momentum", 0.9], "--momentum", "sgd")
+        self.assert_refused([*model, *batch, "--optimizer", "sgd", "--betas", "0.9,0.9"], "--betas",
+                            "adamw")
+        self.assert_refused([*model, *batch, "--optimizer", "sgd", "--eps", 1e-6], "--eps", "adamw")
+        self.assert_refused([*model, *batch, "--save-gradients", self.folder / "none" / "file"],
+                            "none/file")
         self.assert_refused([*model, *batch, "--lr", "-1"], "--lr")
         self.assert_refused([*model, "--batch", MODEL / "model.safetensors"], "input_ids")
         self.assert_refused([*model, "--batch", self.folder / "absent"], "absent")

@@ -10,24 +10,26 @@ import unittest
 
 from command import DATA, PORTOLAN, CommandTest, clean_environment, run
 
-COMMANDS = ("compare", "report", "info", "inspect", "plan", "logits", "tokenize", "attention", "bench")
+COMMANDS = ("compare", "report", "info", "inspect", "convert", "plan", "logits", "generate", "inference",
+            "fill-mask", "eval", "train", "tokenize", "attention", "bench")
+BENCHES = ("attention", "ring", "decode", "latency")
 
 
 class Usage(CommandTest):
     def test_help_lists_all_commands_and_hides_the_worker(self):
         result = run("--help")
         self.assertEqual((result.returncode, result.stderr), (0, ""))
-        for command in COMMANDS:
-            self.assertRegex(result.stdout, rf"(?m)^  {command} ")
-        self.assertNotIn("compare-worker", result.stdout)
+        commands = result.stdout.split("Subcommands:\n")[1].split("\n\n")[0]
+        self.assertEqual(re.findall(r"(?m)^  (\S+) ", commands), list(COMMANDS))
 
     def test_help_of_every_command_has_examples(self):
-        for command in COMMANDS:
-            with self.subTest(command=command):
-                result = run(command, "--help")
+        for words in [[command] for command in COMMANDS] + [["bench", name] for name in BENCHES]:
+            with self.subTest(command=words):
+                result = run(*words, "--help")
                 self.assertEqual((result.returncode, result.stderr), (0, ""))
                 self.assertIn("Examples:", result.stdout)
-                self.assertIn(f"Usage: portolan {command}", result.stdout)
+                self.assertIn(f"Usage: portolan {' '.join(words)} [", result.stdout)
+                self.assertNotIn("{false}", result.stdout)
 
     def test_version_is_one_line(self):
         result = run("--version")
@@ -44,6 +46,10 @@ class Usage(CommandTest):
                 (("report",), ("FILES",)),
                 (("report", "a.json"), ("--out",)),
                 (("inspect",), ("PATH",)),
+                (("bench",), ("subcommand", "portolan bench --help")),
+                (("bench", "--json"), ("'--json'", "portolan bench --help")),
+                (("bench", "speed"), ("'speed'", *BENCHES, "portolan bench --help")),
+                (("bench", "decode", "--frobnicate"), ("portolan bench decode --help",)),
                 (("compare-worker",), ("--spec",))):
             with self.subTest(arguments=arguments):
                 self.assert_refused(run(*arguments), *words)
@@ -61,6 +67,25 @@ class Usage(CommandTest):
         self.assert_refused(run("info", "--threads", "0"), "--threads", "'0'")
         self.assert_refused(run("info", "--seed", "-1"), "--seed", "'-1'")
 
+    def test_what_would_have_no_effect_is_refused(self):
+        model = DATA / "models" / "llama-tiny-gqa"
+        for arguments, words in (
+                (("info", "--device", "serial", "--threads", "2"), ("--threads 2", "serial")),
+                (("info", "--device", "serial", "--attention-tiles", "x"),
+                 ("--attention-tiles", "serial")),
+                (("info", "--device", "cuda", "--attention-tiles", "x"),
+                 ("--attention-tiles", "cuda")),
+                (("bench", "attention", "--device", "serial", "--attention-tiles", "x"),
+                 ("--attention-tiles", "serial")),
+                (("compare", "--device", "serial", "--attention-tiles", "x"),
+                 ("--attention-tiles", "serial")),
+                (("plan", "--preset", "tiny", "--cp", "2", "--sequence-parallel"),
+                 ("--sequence-parallel", "--tp")),
+                (("inspect", model, "--cp", "2", "--sequence-parallel"),
+                 ("--sequence-parallel", "--tp"))):
+            with self.subTest(arguments=arguments):
+                self.assert_refused(run(*arguments), *words)
+
     def test_unknown_log_level_lists_the_valid_ones(self):
         self.assert_refused(run("info", PORTOLAN_LOG="loud"), "PORTOLAN_LOG", "'loud'", "trace")
 
@@ -74,6 +99,16 @@ class Usage(CommandTest):
             self.assertNotEqual(first.stdout + first.stderr, "")
             self.assertEqual(second.stdout + second.stderr, "")
             self.assertEqual(first.returncode, second.returncode)
+
+    def test_one_rank_prints_for_all_where_none_is_needed(self):
+        model = DATA / "models" / "llama-tiny-gqa"
+        ranks = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+        for arguments in (("plan", "--preset", "tiny"), ("inspect", model),
+                          ("inspect", model, "--json")):
+            with self.subTest(arguments=arguments):
+                self.assertNotEqual(run(*arguments, **ranks).stdout, "")
+                other = run(*arguments, **ranks | {"OMPI_COMM_WORLD_RANK": "1"})
+                self.assertEqual((other.returncode, other.stdout, other.stderr), (0, "", ""))
 
 
 class Info(CommandTest):
@@ -92,6 +127,23 @@ class Info(CommandTest):
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         self.assertRegex(result.stdout, r"(?m)^  cpu model +\S")
         self.assertRegex(result.stdout, r"(?m)^  kokkos +\d")
+        self.assertRegex(result.stdout, r"(?m)^  memory +\d+\.\d\d GB$")
+        self.assertRegex(result.stdout, r"(?m)^    numa domains +package \d+, nodes \d+, cores \d+")
+        self.assertNotIn("{", result.stdout)
+
+    def test_peaks_are_measured_on_request(self):
+        self.assertNotIn("peaks", json.loads(run("info", "--json").stdout))
+        result = run("info", "--peaks", "--json", "--threads", "1")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        peaks = json.loads(result.stdout)["peaks"]
+        self.assertEqual(list(peaks["matrix_product_flop_per_s"]), ["f32", "bf16", "f16"])
+        for figure in (*peaks["matrix_product_flop_per_s"].values(), peaks["read_bytes_per_s"]):
+            self.assertGreater(figure["min"], 1e6)
+            self.assertLessEqual(figure["min"], figure["median"])
+            self.assertLessEqual(figure["median"], figure["max"])
+        text = run("info", "--peaks", "--threads", "1").stdout
+        self.assertRegex(text, r"(?m)^  matrix product f32 +\S+ GFLOP/s \(\d\) \[\S+, \S+\]$")
+        self.assertRegex(text, r"(?m)^  reading memory +\S+ GB/s \(\d\) \[\S+, \S+\]$")
 
     def test_under_mpirun_one_rank_prints_for_all(self):
         result = subprocess.run(
@@ -102,6 +154,44 @@ class Info(CommandTest):
         info = json.loads(result.stdout)
         self.assertEqual(info["runtime"]["ranks"], 2)
         self.assertEqual(len(info["runtime"]["binding"]), 2)
+
+
+class Plan(CommandTest):
+    def plan(self, *arguments):
+        result = run("plan", "--json", *arguments)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return json.loads(result.stdout)
+
+    def test_a_mesh_may_be_given_as_one_axis_of_so_many_ranks(self):
+        for mode, mesh in (("tp", ["--tp", "2"]), ("sp", ["--tp", "2", "--sequence-parallel"]),
+                           ("ring", ["--cp", "2"])):
+            self.assertEqual(self.plan("--preset", "tiny", "--parallel", mode, "--ranks", "2"),
+                             self.plan("--preset", "tiny", *mesh))
+
+    def test_products_are_counted_for_each_rank(self):
+        config = {"hidden": 4096, "wide": 11008, "layers": 32, "vocabulary": 32000}
+        weights = (config["layers"] * (4 * config["hidden"] ** 2 + 3 * config["hidden"] * config["wide"])
+                   + config["vocabulary"] * config["hidden"])
+        plan = self.plan("--preset", "llama-7b", "--tp", "2", "--seq-len", "16")
+        self.assertEqual(plan["product_flops"], [2 * 16 * weights / 2] * 2)
+
+    def test_both_layouts_of_folders_are_read(self):
+        meta = self.plan("--model", DATA / "meta" / "hidden2", "--tp", "2")
+        shapes = {entry["name"]: entry["shape"] for entry in meta["parameters"]}
+        self.assertEqual(shapes["model.embed_tokens.weight"][0], 816)
+        own = self.plan("--model", DATA / "models" / "llama-tiny-mha-bf16", "--tp", "2")
+        self.assertEqual(shapes, {entry["name"]: entry["shape"] for entry in own["parameters"]})
+
+    def test_refusals(self):
+        for arguments, words in (
+                ((), ("--model", "--preset")),
+                (("--preset", "tiny", "--parallel", "tp"), ("--parallel tp", "--ranks")),
+                (("--preset", "tiny", "--ranks", "2"), ("--parallel",)),
+                (("--preset", "tiny", "--batch", "0"), ("--batch 0",)),
+                (("--preset", "tiny", "--batch", "4000000000", "--seq-len", "4000000000"),
+                 ("--batch 4000000000", "--seq-len 4000000000"))):
+            with self.subTest(arguments=arguments):
+                self.assert_refused(run("plan", *arguments), *words)
 
 
 class Inspect(CommandTest):

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "apps/attention_error.hpp"
-#include "apps/benchmark_samples.hpp"
 #include "apps/ring_benchmark.hpp"
+#include "core/samples.hpp"
 #include "tests/unit/attention_testing.hpp"
 
 namespace portolan::testing_support {
@@ -22,6 +22,7 @@ TEST(SampleSummary, IsOfTheSortedSamples) {
   EXPECT_EQ(ten.minimum, 1.0);
   EXPECT_EQ(ten.median, 5.5);
   EXPECT_EQ(ten.percentile80, 8.0);
+  EXPECT_EQ(ten.maximum, 10.0);
   EXPECT_EQ(summary_of({}).median, 0.0);
 }
 

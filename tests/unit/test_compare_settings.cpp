@@ -227,6 +227,41 @@ TEST(ChooseLayout, ContradictionsAreRefused) {
   options.parallel = ParallelMode::ring;
   options.sequence_parallel = true;
   refuses(options, 2);
+  options.parallel.reset();
+  options.context_parallel = 2;
+  refuses(options, 2);
+}
+
+TEST(ChooseLayout, WithoutRanksTheOptionsSayHowManyThereAre) {
+  CommonOptions options;
+  EXPECT_EQ(choose_planned_layout(options).mesh.ranks(), 1);
+  options.tensor_parallel = 2;
+  options.context_parallel = 3;
+  EXPECT_EQ(choose_planned_layout(options).mesh.ranks(), 6);
+  options.planned_ranks = 6;
+  EXPECT_THROW(static_cast<void>(choose_planned_layout(options)), UsageError);
+  options = {};
+  options.planned_ranks = 4;
+  EXPECT_THROW(static_cast<void>(choose_planned_layout(options)), UsageError);
+  options.parallel = ParallelMode::ring;
+  EXPECT_EQ(choose_planned_layout(options).mesh.context, 4);
+  options.planned_ranks.reset();
+  EXPECT_THROW(static_cast<void>(choose_planned_layout(options)), UsageError);
+}
+
+TEST(RunOptions, WhatADeviceWouldNotHeedIsRefused) {
+  CommonOptions options;
+  options.threads = 4;
+  options.attention_tiles = "tiles.json";
+  EXPECT_NO_THROW(check_run_options(options));
+  options.device = DeviceKind::cuda;
+  EXPECT_THROW(check_run_options(options), UsageError);
+  options.attention_tiles.clear();
+  EXPECT_NO_THROW(check_run_options(options));
+  options.device = DeviceKind::serial;
+  EXPECT_THROW(check_run_options(options), UsageError);
+  options.threads = 1;
+  EXPECT_NO_THROW(check_run_options(options));
 }
 
 TEST(OptionValues, IntegersAreReadToTheLastCharacter) {

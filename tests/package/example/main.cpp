@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program of one's own: builds small models with random weights, one of them of an architecture
-// that the library does not know, runs one forward pass of each over all ranks it is started with,
-// and prints the likeliest next token.
+// that the library does not know, continues a prompt with each over all ranks it is started with,
+// and prints the likeliest tokens.
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "models/generation/generator.hpp"
 #include "models/layer_loader.hpp"
 #include "models/registry.hpp"
 #include "runtime/runtime.hpp"
@@ -137,16 +138,12 @@ portolan::ModelArchitecture parallel_block_architecture() {
   return architecture;
 }
 
-std::int64_t next_token(const portolan::Model& model) {
-  const std::vector<std::int32_t> ids{1, 2, 3, 5, 8};
-  const portolan::Tensor logits = model.forward(ids, 1);
-  const std::vector<std::int64_t> last{4};
-  const portolan::Tensor row = model.gather_logits(logits, last, 5);
-  std::int64_t best = 0;
-  for (std::int64_t token = 1; token < row.elements(); ++token) {
-    if (row.data<float>()[token] > row.data<float>()[best]) best = token;
-  }
-  return best;
+/// The likeliest tokens behind a prompt, with a key/value cache.
+portolan::TokenIds continuation(const portolan::Model& model) {
+  const std::vector<portolan::TokenIds> prompts{{1, 2, 3, 5, 8}};
+  constexpr std::int64_t kNewTokens = 3;
+  const auto scorer = portolan::make_scorer(model, std::ssize(prompts.front()) + kNewTokens, true);
+  return portolan::generate(*scorer, prompts, {.max_new_tokens = kNewTokens}).front().ids;
 }
 
 }  // namespace
@@ -164,12 +161,13 @@ int main() {
        {std::pair("llama", "tiny"), std::pair("parallel_block", "small")}) {
     const std::unique_ptr<portolan::Model> model =
         portolan::get_model(architecture, variant, "", "hf", options);
-    const std::int64_t token = next_token(*model);
+    const portolan::TokenIds tokens = continuation(*model);
     if (world.rank() == 0) {
-      std::printf("Portolan %s: %s %s, %lld parameters, next token %lld\n",
+      std::printf("Portolan %s: %s %s, %lld parameters, next tokens",
                   std::string(portolan::build_information().version).c_str(), architecture, variant,
-                  static_cast<long long>(portolan::parameter_count(model->plan().config())),
-                  static_cast<long long>(token));
+                  static_cast<long long>(portolan::parameter_count(model->plan().config())));
+      for (const std::int32_t token : tokens) std::printf(" %d", static_cast<int>(token));
+      std::printf("\n");
     }
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "apps/error_line.hpp"
+#include "core/error_line.hpp"
 
 #include <fmt/format.h>
 
