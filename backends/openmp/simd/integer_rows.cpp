@@ -307,8 +307,8 @@ void multiply(const PanelProduct& product, const IntegerRows& rows, float* sums)
 bool has_integer_rows(DType x_dtype, Quantization quantization, std::int64_t rows) {
   static const bool has_byte_products =
       __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("avx512bw") != 0;
-  // One row by int8 keeps up with memory in floats, too, and reads it more evenly then.
-  const std::int64_t least = quantization == Quantization::int8 ? 2 : 1;
+  // Up to four rows by int8 keep up with memory in floats, too, and read it more evenly then.
+  const std::int64_t least = quantization == Quantization::int8 ? 5 : 1;
   return has_byte_products && x_dtype == DType::bf16 && quantization != Quantization::none &&
          rows >= least && rows <= kMostIntegerRows;
 }
