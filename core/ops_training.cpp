@@ -8,6 +8,13 @@
 namespace portolan::ops {
 namespace {
 
+/// Kernels of losses take labels without a stride.
+void require_labels(const Tensor& labels, const Tensor& logits) {
+  require_indices(labels, logits, logits.dim(0), "labels");
+  require(labels.is_contiguous(), "labels must be dense, found a stride of {}",
+          labels.strides()[0]);
+}
+
 /// What an optimizer reads and writes: f32, contiguous, of one shape.
 void require_state(const Tensor& state, const Tensor& param, const char* name) {
   require_same(param, state, "param", name);
@@ -154,7 +161,7 @@ void cross_entropy_rows(const Tensor& logits, const Tensor& labels, std::int64_t
                         std::int32_t ignore_label, const Tensor& maximum, const Tensor& sum,
                         const Tensor& target) {
   require_rows(logits, "logits");
-  require_indices(labels, logits, logits.dim(0), "labels");
+  require_labels(labels, logits);
   require(logits.dim(1) > 0, "cross entropy needs at least one column of logits");
   require_f32_vector(maximum, logits, logits.dim(0), "maximum");
   require_f32_vector(sum, logits, logits.dim(0), "sum");
@@ -168,7 +175,7 @@ void cross_entropy_backward(const Tensor& logits, const Tensor& labels, std::int
                             std::int32_t ignore_label, const Tensor& log_sum_exp, float scale,
                             const Tensor& grad_logits) {
   require_rows(logits, "logits");
-  require_indices(labels, logits, logits.dim(0), "labels");
+  require_labels(labels, logits);
   require_f32_vector(log_sum_exp, logits, logits.dim(0), "log_sum_exp");
   require_like(grad_logits, logits, "grad_logits", "logits");
   if (logits.elements() == 0) return;

@@ -8,12 +8,12 @@
 
 /// Products of few rows of bf16 with panels of integers, in integers: the CPU's products of bytes
 /// (AVX-512 VNNI) take half the instructions of its products of bf16 or less, so that memory sets
-/// the pace for one row, and two or three cost hardly more.
+/// the pace for one row.
 ///
 /// Each kQuantizedGroup inputs of a row become integers of 15 bits and a sign, multiples of one
 /// power of two, held as two digits of a byte each: exact but for inputs below 1/128 of the group's
 /// largest, which are off by at most 2^-15 of it. (255 * 128 has no two such digits: it becomes one
-/// less.) A group's sum is exact; the sum over groups is in f32.
+/// less.) A group's sum is an exact integer; the sum over groups is in f32.
 namespace portolan::simd {
 
 /// With more, oneDNN's products with widened panels are as fast or faster.
