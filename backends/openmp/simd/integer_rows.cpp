@@ -140,9 +140,13 @@ PORTOLAN_BYTE_PRODUCTS inline bool make_group(const BFloat16* x, std::int64_t co
   return true;
 }
 
-/// In all lanes.
+/// Digits in all lanes. Those of one row are held in registers: the compiler would read them again
+/// for each vector of columns, and with that many reads in flight the panel's come 5 % slower.
+template <int kRows>
 PORTOLAN_BYTE_PRODUCTS inline __m512i all(std::uint32_t digits) {
-  return _mm512_set1_epi32(static_cast<int>(digits));
+  __m512i lanes = _mm512_set1_epi32(static_cast<int>(digits));
+  if constexpr (kRows == 1) asm("" : "+v"(lanes));
+  return lanes;
 }
 
 /// What one group's words give, for kRows rows and kColumns vectors of columns.
@@ -171,6 +175,16 @@ PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words,
   for (int word = 0; word < Words::kWords; ++word) {
     const int part = word * Words::kParts;
     const int first = part / 4 * 8 + part % 4;
+    __m512i digits[kRows][Words::kParts][2];
+#pragma GCC unroll 4
+    for (int row = 0; row < kRows; ++row) {
+      const std::uint32_t* const from = rows.groups[row * rows.of_row + group].digits + first;
+#pragma GCC unroll 2
+      for (int i = 0; i < Words::kParts; ++i) {
+        digits[row][i][0] = all<kRows>(from[i]);
+        digits[row][i][1] = all<kRows>(from[4 + i]);
+      }
+    }
 #pragma GCC unroll 4
     for (int column = 0; column < kColumns; ++column) {
       const std::uint32_t* const from = words + word * kPanelWidth + column * kLanes;
@@ -179,12 +193,11 @@ PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words,
       const __m512i bytes[2] = {Words::template bytes<0>(loaded), Words::template bytes<1>(loaded)};
 #pragma GCC unroll 4
       for (int row = 0; row < kRows; ++row) {
-        const std::uint32_t* const digits = rows.groups[row * rows.of_row + group].digits + first;
 #pragma GCC unroll 2
         for (int i = 0; i < Words::kParts; ++i) {
-          higher[row][column] = _mm512_dpbusd_epi32(higher[row][column], bytes[i], all(digits[i]));
-          lower[row][column] =
-              _mm512_dpbusd_epi32(lower[row][column], bytes[i], all(digits[4 + i]));
+          higher[row][column] =
+              _mm512_dpbusd_epi32(higher[row][column], bytes[i], digits[row][i][0]);
+          lower[row][column] = _mm512_dpbusd_epi32(lower[row][column], bytes[i], digits[row][i][1]);
         }
       }
     }
