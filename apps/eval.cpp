@@ -53,6 +53,11 @@ Evaluation evaluate(const Model& model, const std::vector<std::int32_t>& ids, st
     const std::span window(ids.data() + begin, static_cast<std::size_t>(end - begin));
     const CrossEntropy result = vocabulary_parallel_cross_entropy(model, model.forward(window, 1),
                                                                   next_token_targets(window, 1));
+    if (!std::isfinite(result.loss)) {  // the same on all ranks
+      throw Error(
+          fmt::format("the loss of tokens {} to {} is {}: the model's logits are no finite numbers",
+                      begin + 1, end - 1, result.loss));
+    }
     evaluation.loss += result.loss * static_cast<double>(result.scored);
     evaluation.scored += result.scored;
     progress.activity(fmt::format("{} of {} tokens, perplexity {:.3f}", end, ids.size(),

@@ -29,6 +29,7 @@ constexpr Llama3RopeScaling kScaledRope{};
 
 /// Default of Meta's code.
 constexpr std::int64_t kMultipleOf = 256;
+constexpr double kLargestMultiplier = 1e3;
 
 /// The width of the MLP before it is rounded up.
 std::int64_t unrounded_intermediate(std::int64_t dim, double multiplier) {
@@ -70,7 +71,6 @@ void read_intermediate(const JsonObject& params, LlamaConfig& config) {
   const std::int64_t multiple_of = params.has("multiple_of")
                                        ? params.integer("multiple_of", 1, kMaximumIntermediateSize)
                                        : kMultipleOf;
-  constexpr double kLargestMultiplier = 1e3;
   const double multiplier = params.has("ffn_dim_multiplier")
                                 ? params.number("ffn_dim_multiplier", 0.0, kLargestMultiplier)
                                 : 1.0;
@@ -124,9 +124,14 @@ double multiplier_for(const LlamaConfig& config, std::int64_t multiple_of) {
 void describe_intermediate(const LlamaConfig& config, nlohmann::ordered_json& params) {
   std::int64_t multiple_of = kMultipleOf;
   while (config.intermediate_size % multiple_of != 0) multiple_of /= 2;
+  const double multiplier = multiplier_for(config, multiple_of);
+  if (multiplier > kLargestMultiplier) {
+    params["hidden_dim"] = config.intermediate_size;
+    return;
+  }
   params["multiple_of"] = multiple_of;
   if (intermediate_of(config.hidden_size, 1.0, multiple_of) != config.intermediate_size) {
-    params["ffn_dim_multiplier"] = multiplier_for(config, multiple_of);
+    params["ffn_dim_multiplier"] = multiplier;
   }
 }
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -213,6 +214,17 @@ class Eval(WithTokenizers):
         found = self.run_json("eval", "--model", model, "--data", text)
         self.assertEqual(found["scored_tokens"], len(ids) - 1)
         self.assertAlmostEqual(found["perplexity"] / math.exp(loss / (len(ids) - 1)), 1.0, 5)
+
+    def test_eval_fails_on_logits_that_are_no_numbers(self):
+        folder = pathlib.Path(self.folder.name) / "broken"
+        shutil.copytree(self.model("llama-tiny-gqa"), folder)
+        tensors = read_tensors(folder / "model.safetensors")
+        dtype, shape, values = tensors["model.norm.weight"]
+        tensors["model.norm.weight"] = (dtype, shape, (math.nan, *values[1:]))
+        write_tensors(folder / "model.safetensors", tensors)
+        text = pathlib.Path(self.folder.name) / "text"
+        text.write_text("These are the terms and conditions", "utf-8")
+        self.assert_refused(run("eval", "--model", folder, "--data", text, **QUICK), "finite", code=1)
 
     def test_without_a_tokenizer_a_model_of_256_tokens_reads_bytes(self):
         # Blocks that add nothing leave a model whose next byte depends on the present one alone.

@@ -63,6 +63,12 @@ TEST(MetaConfig, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(read.intermediate_size, odd.intermediate_size);
 }
 
+TEST(MetaConfig, WidthsOutOfReachOfAMultiplierAreWrittenAsTheyAre) {
+  LlamaConfig config = preset_config("tiny").llama();
+  config.intermediate_size = config.hidden_size * 2700;
+  EXPECT_EQ(parse(meta_config_text(config)).intermediate_size, config.intermediate_size);
+}
+
 TEST(MetaConfig, LinearScalingCannotBeWritten) {
   LlamaConfig config = preset_config("tiny").llama();
   config.rope_scaling = LinearRopeScaling{2.0};
