@@ -254,12 +254,14 @@ PORTOLAN_BYTE_PRODUCTS void multiply_groups(const PanelParts& panel, const Integ
   }
 }
 
-/// multiply_groups for all columns. The sums of more than two rows would not fit the registers with
-/// all columns at once.
+/// The sums of more rows would not fit the registers with all columns at once.
+constexpr int kWholePanelRows = 2;
+
+/// multiply_groups for all columns.
 template <Quantization kForm, int kRows>
 void multiply_rows(const PanelParts& panel, const IntegerRows& rows, std::int64_t begin,
                    std::int64_t end, float* sums) {
-  constexpr int kColumns = kRows <= 2 ? kVectors : kVectors / 2;
+  constexpr int kColumns = kRows <= kWholePanelRows ? kVectors : kVectors / 2;
   for (std::int64_t column = 0; column < kPanelWidth; column += kColumns * kLanes) {
     multiply_groups<kForm, kRows, kColumns>(panel, rows, begin, end, column, sums);
   }
@@ -267,7 +269,8 @@ void multiply_rows(const PanelParts& panel, const IntegerRows& rows, std::int64_
 
 /// Rows at a time.
 constexpr std::int64_t kRegisterRows = 4;
-/// Groups at a time: their words stay in the first-level cache from one set of rows to the next.
+/// Groups at a time where there are more rows: their words stay in the first-level cache from one
+/// set of rows to the next.
 constexpr std::int64_t kGroupsAtOnce = 16;
 
 template <Quantization kForm>
@@ -293,8 +296,9 @@ bool make_rows(const PanelProduct& product, std::int64_t begin, std::int64_t end
 template <Quantization kForm>
 void multiply(const PanelProduct& product, const IntegerRows& rows, float* sums) {
   const PanelParts panel = parts_of(product);
-  for (std::int64_t begin = 0; begin < rows.of_row; begin += kGroupsAtOnce) {
-    const std::int64_t end = std::min(begin + kGroupsAtOnce, rows.of_row);
+  const std::int64_t at_once = product.rows <= kWholePanelRows ? rows.of_row : kGroupsAtOnce;
+  for (std::int64_t begin = 0; begin < rows.of_row; begin += at_once) {
+    const std::int64_t end = std::min(begin + at_once, rows.of_row);
     for (std::int64_t row = 0; row < product.rows; row += kRegisterRows) {
       const IntegerRows some = rows.from(row);
       float* const sums_of_some = sums + row * kPanelWidth;
