@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "core/ops.hpp"
 #include "parallel/gather_values.hpp"
 #include "runtime/runtime.hpp"
 #include "tests/mpi/rank_printer.hpp"
@@ -22,9 +23,15 @@ std::int64_t test_sum(std::int64_t value) {
   return static_cast<std::int64_t>(sum);
 }
 
+std::vector<float> values_of(const Tensor& tensor) {
+  const Tensor host = ops::to_host(tensor);
+  const auto* const values = host.data<const float>();
+  return {values, values + host.elements()};
+}
+
 }  // namespace portolan
 
-/// Arguments: those of GoogleTest, then the device ("cpu" or "serial").
+/// Arguments: those of GoogleTest, then the device ("cpu", "serial" or "cuda").
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   const portolan::DeviceKind device = portolan::device_kind_from_name(argc > 1 ? argv[1] : "cpu");

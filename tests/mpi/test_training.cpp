@@ -88,9 +88,8 @@ Gradients gradients_of(const TrainedModel& setup, const TrainingBatch& batch,
   Gradients gradients;
   Trainer trainer = setup.trainer(options);
   trainer.step(batch, [&](const ShardedGradients& sharded) {
-    sharded.visit_gradients([&](const std::string& name, const Tensor& whole) {
-      gradients[name] = {whole.data<float>(), whole.data<float>() + whole.elements()};
-    });
+    sharded.visit_gradients(
+        [&](const std::string& name, const Tensor& whole) { gradients[name] = values_of(whole); });
   });
   return gradients;
 }
@@ -219,11 +218,7 @@ TEST(Training, HooksFireOnceForEachParameterWhenItsGradientIsComplete) {
     std::vector<int> calls(parameters.size(), 0);
     std::vector<std::shared_ptr<const Parameter::Hook>> hooks;
     std::vector<std::vector<float>> seen(parameters.size());
-    const auto copy = [](Parameter& parameter) {
-      const Tensor& gradient = parameter.gradient();
-      return std::vector<float>(gradient.data<float>(),
-                                gradient.data<float>() + gradient.elements());
-    };
+    const auto copy = [](Parameter& parameter) { return values_of(parameter.gradient()); };
     Trainer trainer = setup.trainer({.recomputation = recomputation});
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       hooks.push_back(parameters[i]->add_hook([&, i](Parameter& parameter) {
@@ -260,7 +255,7 @@ TEST(Training, ALossThatIsNoNumberEndsItBeforeAnythingIsUpdated) {
     Trainer trainer = setup.trainer();
     Parameter& last = *setup.model().parameters().back();
     const auto first_of = [](const Parameter& parameter) {
-      return parameter.master().data<float>()[0];
+      return values_of(parameter.master()).front();
     };
     const float before = first_of(*setup.model().parameters().front());
     ops::fill(last.master(), std::numeric_limits<float>::quiet_NaN());
