@@ -53,8 +53,7 @@ struct DecodePlan {
   }
 
   [[nodiscard]] PORTOLAN_HOST_DEVICE constexpr IndexRange keys_of_split(int split, int keys) const {
-    const int begin = first_key + split * split_keys;
-    return {begin, begin + split_keys < keys ? begin + split_keys : keys};
+    return range_from(first_key + split * split_keys, split_keys, keys);
   }
 };
 

@@ -167,20 +167,18 @@ PORTOLAN_DEVICE void decode_tile(const Lane& machine, const AttentionForwardArgu
   }
   machine.close_copies();
 
-  const auto* k = static_cast<const std::uint16_t*>(arguments.k) +
-                  entry.key_offset(arguments.k_strides, index.head);
-  const auto* v = static_cast<const std::uint16_t*>(arguments.v) +
-                  entry.key_offset(arguments.v_strides, index.head);
+  HeadRows k = key_rows(entry, arguments.k, arguments.k_strides, index.head);
+  HeadRows v = key_rows(entry, arguments.v, arguments.v_strides, index.head);
+  k.count = v.count = keys.end;
   const std::uint32_t ring = Tiles::kQueryBytes + warp * Tiles::kWarpBytes;
   int next_key = keys.begin + warp * Tiles::kKeys;
   int next_slot = 0;
   const auto start_copy = [&] {
     if (next_key < keys.end) {
       const std::uint32_t to = ring + next_slot * Tiles::kSlotBytes;
-      copy_tile<HeadDim, Tiles::kKeys, kWarpLanes>(machine, lane, to, k, arguments.k_strides.token,
-                                                   next_key, keys.end);
+      copy_tile<HeadDim, Tiles::kKeys, kWarpLanes>(machine, lane, to, k, next_key);
       copy_tile<HeadDim, Tiles::kKeys, kWarpLanes>(machine, lane, to + Tiles::kSlotBytes / 2, v,
-                                                   arguments.v_strides.token, next_key, keys.end);
+                                                   next_key);
     }
     machine.close_copies();
     next_key += DecodePlan::kSplitGranularity;

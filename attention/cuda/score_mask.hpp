@@ -22,6 +22,11 @@ struct IndexRange {
   }
 };
 
+/// Up to `count` indices from `begin` on, none of them past `end`.
+[[nodiscard]] PORTOLAN_HOST_DEVICE constexpr IndexRange range_from(int begin, int count, int end) {
+  return {begin, begin + count < end ? begin + count : end};
+}
+
 struct ScoreMask {
   int queries = 0;
   int keys = 0;

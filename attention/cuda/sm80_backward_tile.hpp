@@ -79,41 +79,33 @@ PORTOLAN_DEVICE void query_gradient_tile(const Lane& machine,
   const int first_query = index.tile * Tiles::kQueries;
   if (first_query >= mask.queries) return;
   const int key_head = index.head / static_cast<int>(shape.heads / shape.key_heads);
-  const auto* q = static_cast<const std::uint16_t*>(arguments.q) +
-                  entry.query_offset(arguments.q_strides, index.head);
-  const auto* grad_out = static_cast<const std::uint16_t*>(arguments.grad_out) +
-                         entry.query_offset(arguments.grad_out_strides, index.head);
-  const auto* k = static_cast<const std::uint16_t*>(arguments.k) +
-                  entry.key_offset(arguments.k_strides, key_head);
-  const auto* v = static_cast<const std::uint16_t*>(arguments.v) +
-                  entry.key_offset(arguments.v_strides, key_head);
+  const HeadRows q = query_rows(entry, arguments.q, arguments.q_strides, index.head);
+  const HeadRows grad_out =
+      query_rows(entry, arguments.grad_out, arguments.grad_out_strides, index.head);
+  const HeadRows k = key_rows(entry, arguments.k, arguments.k_strides, key_head);
+  const HeadRows v = key_rows(entry, arguments.v, arguments.v_strides, key_head);
   const std::int64_t row_offset =
       entry.row_offset(arguments.log_sum_exp_stride, shape.heads, index.head);
 
   const int thread = machine.thread();
   const int lane = thread % kWarpLanes;
   const int warp_row = thread / kWarpLanes * Tiles::kWarpQueries;
-  const IndexRange query_range{first_query, first_query + Tiles::kQueries < mask.queries
-                                                ? first_query + Tiles::kQueries
-                                                : mask.queries};
+  const IndexRange query_range = range_from(first_query, Tiles::kQueries, mask.queries);
   const IndexRange tiles = mask.key_tiles(query_range, Tiles::kKeys);
 
   const auto start_copy = [&](int tile, int slot) {
     if (tile < tiles.end) {
       const std::uint32_t to = Tiles::kStream + slot * Tiles::kSlotBytes;
-      copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(
-          machine, thread, to, k, arguments.k_strides.token, tile * Tiles::kKeys, mask.keys);
+      copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(machine, thread, to, k,
+                                                        tile * Tiles::kKeys);
       copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(machine, thread, to + Tiles::kSlotBytes / 2,
-                                                        v, arguments.v_strides.token,
-                                                        tile * Tiles::kKeys, mask.keys);
+                                                        v, tile * Tiles::kKeys);
     }
     machine.close_copies();
   };
-  copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(
-      machine, thread, 0, q, arguments.q_strides.token, first_query, mask.queries);
+  copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(machine, thread, 0, q, first_query);
   copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(machine, thread, Tiles::kGradOut, grad_out,
-                                                       arguments.grad_out_strides.token,
-                                                       first_query, mask.queries);
+                                                       first_query);
   start_copy(tiles.begin, 0);
 
   float reference[kRowTiles][2];
@@ -190,16 +182,13 @@ PORTOLAN_DEVICE void key_gradient_tile(const Lane& machine,
   const ScoreMask& mask = entry.mask;
   const int first_key = index.tile * Tiles::kKeys;
   if (first_key >= mask.keys) return;
-  const auto* k = static_cast<const std::uint16_t*>(arguments.k) +
-                  entry.key_offset(arguments.k_strides, index.head);
-  const auto* v = static_cast<const std::uint16_t*>(arguments.v) +
-                  entry.key_offset(arguments.v_strides, index.head);
+  const HeadRows k = key_rows(entry, arguments.k, arguments.k_strides, index.head);
+  const HeadRows v = key_rows(entry, arguments.v, arguments.v_strides, index.head);
 
   const int thread = machine.thread();
   const int lane = thread % kWarpLanes;
   const int warp_row = thread / kWarpLanes * Tiles::kWarpKeys;
-  const IndexRange key_range{
-      first_key, first_key + Tiles::kKeys < mask.keys ? first_key + Tiles::kKeys : mask.keys};
+  const IndexRange key_range = range_from(first_key, Tiles::kKeys, mask.keys);
   const IndexRange tiles = mask.query_tiles(key_range, Tiles::kQueries);
 
   // All tiles of one query head, then all of the next.
@@ -213,15 +202,12 @@ PORTOLAN_DEVICE void key_gradient_tile(const Lane& machine,
       const std::uint32_t to = Tiles::kStream + slot * Tiles::kSlotBytes;
       const int first_query = next_tile * Tiles::kQueries;
       copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(
-          machine, thread, to,
-          static_cast<const std::uint16_t*>(arguments.q) +
-              place.query_offset(arguments.q_strides, next_head),
-          arguments.q_strides.token, first_query, place.mask.queries);
+          machine, thread, to, query_rows(place, arguments.q, arguments.q_strides, next_head),
+          first_query);
       copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(
           machine, thread, to + Tiles::kGradOut,
-          static_cast<const std::uint16_t*>(arguments.grad_out) +
-              place.query_offset(arguments.grad_out_strides, next_head),
-          arguments.grad_out_strides.token, first_query, place.mask.queries);
+          query_rows(place, arguments.grad_out, arguments.grad_out_strides, next_head),
+          first_query);
       const auto worker = static_cast<int>(machine.opaque(static_cast<std::uint32_t>(thread)));
       if (worker < 2 * Tiles::kQueries) {
         const bool is_delta = worker >= Tiles::kQueries;
@@ -239,10 +225,8 @@ PORTOLAN_DEVICE void key_gradient_tile(const Lane& machine,
     }
     machine.close_copies();
   };
-  copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(
-      machine, thread, 0, k, arguments.k_strides.token, first_key, mask.keys);
-  copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(
-      machine, thread, Tiles::kValues, v, arguments.v_strides.token, first_key, mask.keys);
+  copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(machine, thread, 0, k, first_key);
+  copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(machine, thread, Tiles::kValues, v, first_key);
   start_copy(0);
 
   float dk[kRowTiles][HeadDim / kFragmentColumns][4] = {};

@@ -122,15 +122,12 @@ PORTOLAN_DEVICE void forward_tile(const Lane& machine, const AttentionForwardArg
   const int first_query = index.tile * Tiles::kQueries;
   if (first_query >= mask.queries) return;
   const int key_head = index.head / static_cast<int>(shape.heads / shape.key_heads);
-  const auto* q = static_cast<const std::uint16_t*>(arguments.q) +
-                  entry.query_offset(arguments.q_strides, index.head);
+  const HeadRows q = query_rows(entry, arguments.q, arguments.q_strides, index.head);
 
   const int thread = machine.thread();
   const int lane = thread % kWarpLanes;
   const int warp_row = thread / kWarpLanes * Tiles::kWarpQueries;
-  const IndexRange query_range{first_query, first_query + Tiles::kQueries < mask.queries
-                                                ? first_query + Tiles::kQueries
-                                                : mask.queries};
+  const IndexRange query_range = range_from(first_query, Tiles::kQueries, mask.queries);
   const IndexRange tiles = mask.key_tiles(query_range, Tiles::kKeys);
 
   // Keys and values of one tile after the other take turns in a ring of slots.
@@ -144,9 +141,8 @@ PORTOLAN_DEVICE void forward_tile(const Lane& machine, const AttentionForwardArg
       const AttentionStrides& strides = keys ? arguments.k_strides : arguments.v_strides;
       copy_tile<HeadDim, Tiles::kKeys, Tiles::kThreads>(
           machine, thread, Tiles::kQueryBytes + next_slot * Tiles::kSlotBytes,
-          static_cast<const std::uint16_t*>(keys ? arguments.k : arguments.v) +
-              place.key_offset(strides, key_head),
-          strides.token, (tiles.begin + next_item / 2) * Tiles::kKeys, place.mask.keys);
+          key_rows(place, keys ? arguments.k : arguments.v, strides, key_head),
+          (tiles.begin + next_item / 2) * Tiles::kKeys);
     }
     machine.close_copies();  // an empty group keeps the count of groups in step with items
     ++next_item;
@@ -162,8 +158,7 @@ PORTOLAN_DEVICE void forward_tile(const Lane& machine, const AttentionForwardArg
     slot = slot + 1 == Tiles::kSlots ? 0 : slot + 1;
     return tile;
   };
-  copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(
-      machine, thread, 0, q, arguments.q_strides.token, first_query, mask.queries);
+  copy_tile<HeadDim, Tiles::kQueries, Tiles::kThreads>(machine, thread, 0, q, first_query);
   PORTOLAN_UNROLL
   for (int i = 0; i < Tiles::kSlots - 1; ++i) start_copy();
 

@@ -20,27 +20,43 @@ PORTOLAN_DEVICE AttentionEntry entry_again(const Lane& machine, const AttentionS
   return {shape, static_cast<int>(machine.opaque(static_cast<std::uint32_t>(index)))};
 }
 
-/// Copies rows [first, first + Rows) of a tensor to a tile, zeros for those past the last one.
-/// `lane` is one of Threads that share the work; `source` points to row 0.
+/// The rows of one head of a tensor.
+struct HeadRows {
+  const std::uint16_t* data;   ///< row 0
+  const std::int64_t& stride;  ///< read where it is: held, it would take registers
+  int count;
+};
+PORTOLAN_DEVICE HeadRows query_rows(const AttentionEntry& entry, const void* tensor,
+                                    const AttentionStrides& strides, int head) {
+  return {static_cast<const std::uint16_t*>(tensor) + entry.query_offset(strides, head),
+          strides.token, entry.mask.queries};
+}
+PORTOLAN_DEVICE HeadRows key_rows(const AttentionEntry& entry, const void* tensor,
+                                  const AttentionStrides& strides, int head) {
+  return {static_cast<const std::uint16_t*>(tensor) + entry.key_offset(strides, head),
+          strides.token, entry.mask.keys};
+}
+
+/// Copies rows [first, first + Rows) to a tile, zeros for those past the last one. `lane` is one of
+/// Threads that share the work.
 template <int HeadDim, int Rows, int Threads, typename Lane>
 PORTOLAN_DEVICE void copy_tile(const Lane& machine, int lane, std::uint32_t tile,
-                               const std::uint16_t* source, std::int64_t stride, int first,
-                               int rows) {
+                               const HeadRows& rows, int first) {
   constexpr int kChunks = HeadDim / kChunkElements;
   static_assert(Threads % kChunks == 0 && Rows * kChunks % Threads == 0);
   constexpr int kStep = Threads / kChunks;
   const auto worker = static_cast<int>(machine.opaque(static_cast<std::uint32_t>(lane)));
   const int chunk = worker % kChunks;
   const int row = worker / kChunks;
-  const int left = rows - first - row;  // rows from this thread's first one on
+  const int left = rows.count - first - row;  // rows from this thread's first one on
   // One address that moves on takes fewer registers than one for each row.
-  const std::uint16_t* from = source + chunk * kChunkElements;
-  if (left > 0) from += (first + row) * stride;
+  const std::uint16_t* from = rows.data + chunk * kChunkElements;
+  if (left > 0) from += (first + row) * rows.stride;
   PORTOLAN_UNROLL
   for (int i = 0; i < Rows / kStep; ++i) {
     const bool valid = i * kStep < left;
     machine.copy_chunk(tile + chunk_offset<HeadDim>(row + i * kStep, chunk), from, valid);
-    if ((i + 1) * kStep < left) from += kStep * stride;
+    if ((i + 1) * kStep < left) from += kStep * rows.stride;
   }
 }
 

@@ -71,14 +71,10 @@ class BackwardKeysBlock {
         shared_(shared),
         group_(
             static_cast<int>(parameters.problem.shape.heads / parameters.problem.shape.key_heads)),
-        entry_(parameters.problem, entry_index()) {
-    // The first key tiles have the most queries under a causal mask: they start first.
-    const int first = lane_.block() % tiles() * kKeys;
-    keys_ = {first, smaller(first + kKeys, entry_.where.mask.keys)};
-    if (keys_.size() > 0) {
-      query_tiles_ = entry_.where.mask.query_tiles(keys_, kQueries);
-    }
-  }
+        entry_(parameters.problem, entry_index()),
+        // The first key tiles have the most queries under a causal mask: they start first.
+        keys_(range_from(lane.block() % tiles() * kKeys, kKeys, entry_.where.mask.keys)),
+        query_tiles_(entry_.where.mask.query_tiles(keys_, kQueries)) {}
 
   PORTOLAN_DEVICE void run() const {
     if (keys_.size() == 0) {
@@ -116,9 +112,6 @@ class BackwardKeysBlock {
   PORTOLAN_DEVICE const TensorMap* map(int tensor) const {
     return entry_.map(lane_, parameters_.problem, tensor);
   }
-  PORTOLAN_DEVICE BoxOrigin origin(int head, int token) const {
-    return {0, head, token, static_cast<int>(entry_.where.entry)};
-  }
 
   PORTOLAN_DEVICE void init_barriers() const {
     lane_.barrier_init(shared_.keys_full, 1);
@@ -132,10 +125,12 @@ class BackwardKeysBlock {
   /// One thread starts the copies of K and V, and of Q and dO head by head.
   PORTOLAN_DEVICE void bring_tiles() const {
     lane_.barrier_announce(shared_.keys_full, sizeof(shared_.k) + sizeof(shared_.v));
-    copy_tile_in<kKeys, kHeadDim>(lane_, map(Parameters::kK), origin(key_head(), keys_.begin),
-                                  shared_.k, shared_.keys_full);
-    copy_tile_in<kKeys, kHeadDim>(lane_, map(Parameters::kV), origin(key_head(), keys_.begin),
-                                  shared_.v, shared_.keys_full);
+    copy_tile_in<kKeys, kHeadDim>(lane_, map(Parameters::kK),
+                                  entry_.origin(key_head(), keys_.begin), shared_.k,
+                                  shared_.keys_full);
+    copy_tile_in<kKeys, kHeadDim>(lane_, map(Parameters::kV),
+                                  entry_.origin(key_head(), keys_.begin), shared_.v,
+                                  shared_.keys_full);
     lane_.barrier_arrive(shared_.keys_full);
     const TensorMap* q = map(Parameters::kQ);
     const TensorMap* grad_out = map(Parameters::kGradOut);
@@ -146,9 +141,9 @@ class BackwardKeysBlock {
         lane_.barrier_wait(shared_.empty[stage], place.parity() ^ 1U);
         lane_.barrier_announce(shared_.full[stage],
                                sizeof(shared_.q[0]) + sizeof(shared_.grad_out[0]));
-        copy_tile_in<kQueries, kHeadDim>(lane_, q, origin(head, tile * kQueries), shared_.q[stage],
-                                         shared_.full[stage]);
-        copy_tile_in<kQueries, kHeadDim>(lane_, grad_out, origin(head, tile * kQueries),
+        copy_tile_in<kQueries, kHeadDim>(lane_, q, entry_.origin(head, tile * kQueries),
+                                         shared_.q[stage], shared_.full[stage]);
+        copy_tile_in<kQueries, kHeadDim>(lane_, grad_out, entry_.origin(head, tile * kQueries),
                                          shared_.grad_out[stage], shared_.full[stage]);
         lane_.barrier_arrive(shared_.full[stage]);
         place = place.next();
@@ -185,7 +180,7 @@ class BackwardKeysBlock {
     const int thread = lane_.thread() % kWarpgroupThreads;
     const int first_row = tile_offset(kKeys, {consumer * kWarpgroupRows, 0});
     const int first_key = keys_.begin + consumer * kWarpgroupRows;
-    const IndexRange keys = {first_key, smaller(first_key + kWarpgroupRows, keys_.end)};
+    const IndexRange keys = range_from(first_key, kWarpgroupRows, keys_.end);
     const std::uint32_t k = lane_.shared_address(shared_.k + first_row);
     const std::uint32_t v = lane_.shared_address(shared_.v + first_row);
     float dk[kHeadDim / 2] = {};
@@ -285,10 +280,10 @@ class BackwardKeysBlock {
     lane_.fence_shared_writes();
     lane_.named_barrier_wait(barrier, kWarpgroupThreads);
     if (thread == 0 && keys.size() > 0) {
-      copy_rows_out<kKeys, kHeadDim>(lane_, map(Parameters::kDk), origin(key_head(), first_key),
-                                     shared_.k + first_row);
-      copy_rows_out<kKeys, kHeadDim>(lane_, map(Parameters::kDv), origin(key_head(), first_key),
-                                     shared_.v + first_row);
+      copy_rows_out<kKeys, kHeadDim>(lane_, map(Parameters::kDk),
+                                     entry_.origin(key_head(), first_key), shared_.k + first_row);
+      copy_rows_out<kKeys, kHeadDim>(lane_, map(Parameters::kDv),
+                                     entry_.origin(key_head(), first_key), shared_.v + first_row);
       lane_.close_copies_out();
       lane_.wait_copies_out_read();
     }

@@ -63,14 +63,11 @@ class BackwardQueriesBlock {
       : lane_(lane),
         parameters_(parameters),
         shared_(shared),
-        entry_(parameters.problem, entry_index()) {
-    // The last query tiles see the most keys under a causal mask: they start first.
-    const int first = (tiles() - 1 - lane_.block() % tiles()) * kQueries;
-    queries_ = {first, smaller(first + kQueries, entry_.where.mask.queries)};
-    if (queries_.size() > 0) {
-      key_tiles_ = entry_.where.mask.key_tiles(queries_, kKeys);
-    }
-  }
+        entry_(parameters.problem, entry_index()),
+        // The last query tiles see the most keys under a causal mask: they start first.
+        queries_(range_from((tiles() - 1 - lane.block() % tiles()) * kQueries, kQueries,
+                            entry_.where.mask.queries)),
+        key_tiles_(entry_.where.mask.key_tiles(queries_, kKeys)) {}
 
   PORTOLAN_DEVICE void run() const {
     if (queries_.size() == 0) {
@@ -104,9 +101,6 @@ class BackwardQueriesBlock {
   PORTOLAN_DEVICE const TensorMap* map(int tensor) const {
     return entry_.map(lane_, parameters_.problem, tensor);
   }
-  PORTOLAN_DEVICE BoxOrigin origin(int head, int token) const {
-    return {0, head, token, static_cast<int>(entry_.where.entry)};
-  }
 
   PORTOLAN_DEVICE void init_barriers() const {
     lane_.barrier_init(shared_.queries_full, 1);
@@ -121,10 +115,11 @@ class BackwardQueriesBlock {
     const AttentionShape& shape = parameters_.problem.shape;
     const int key_head = head() / static_cast<int>(shape.heads / shape.key_heads);
     lane_.barrier_announce(shared_.queries_full, sizeof(shared_.q) + sizeof(shared_.grad_out));
-    copy_tile_in<kQueries, kHeadDim>(lane_, map(Parameters::kQ), origin(head(), queries_.begin),
-                                     shared_.q, shared_.queries_full);
+    copy_tile_in<kQueries, kHeadDim>(lane_, map(Parameters::kQ),
+                                     entry_.origin(head(), queries_.begin), shared_.q,
+                                     shared_.queries_full);
     copy_tile_in<kQueries, kHeadDim>(lane_, map(Parameters::kGradOut),
-                                     origin(head(), queries_.begin), shared_.grad_out,
+                                     entry_.origin(head(), queries_.begin), shared_.grad_out,
                                      shared_.queries_full);
     lane_.barrier_arrive(shared_.queries_full);
     const TensorMap* k = map(Parameters::kK);
@@ -134,9 +129,9 @@ class BackwardQueriesBlock {
       std::uint64_t& full = shared_.full[place.stage()];
       lane_.barrier_wait(shared_.empty[place.stage()], place.parity() ^ 1U);
       lane_.barrier_announce(full, sizeof(shared_.k[0]) + sizeof(shared_.v[0]));
-      copy_tile_in<kKeys, kHeadDim>(lane_, k, origin(key_head, tile * kKeys),
+      copy_tile_in<kKeys, kHeadDim>(lane_, k, entry_.origin(key_head, tile * kKeys),
                                     shared_.k[place.stage()], full);
-      copy_tile_in<kKeys, kHeadDim>(lane_, v, origin(key_head, tile * kKeys),
+      copy_tile_in<kKeys, kHeadDim>(lane_, v, entry_.origin(key_head, tile * kKeys),
                                     shared_.v[place.stage()], full);
       lane_.barrier_arrive(full);
       place = place.next();
@@ -151,7 +146,7 @@ class BackwardQueriesBlock {
     const int first_row = tile_offset(kQueries, {consumer * kWarpgroupRows, 0});
     const int first_query = queries_.begin + consumer * kWarpgroupRows;
     const int thread_query = first_query + accumulator_coordinate(thread, 0).row;
-    const IndexRange queries = {first_query, smaller(first_query + kWarpgroupRows, queries_.end)};
+    const IndexRange queries = range_from(first_query, kWarpgroupRows, queries_.end);
     const std::uint32_t q = lane_.shared_address(shared_.q + first_row);
     const std::uint32_t grad_out = lane_.shared_address(shared_.grad_out + first_row);
     float log2_sum[2];
@@ -243,8 +238,8 @@ class BackwardQueriesBlock {
     lane_.fence_shared_writes();
     lane_.named_barrier_wait(barrier, kWarpgroupThreads);
     if (thread == 0 && queries.size() > 0) {
-      copy_rows_out<kQueries, kHeadDim>(lane_, map(Parameters::kDq), origin(head(), first_query),
-                                        shared_.q + first_row);
+      copy_rows_out<kQueries, kHeadDim>(lane_, map(Parameters::kDq),
+                                        entry_.origin(head(), first_query), shared_.q + first_row);
       lane_.close_copies_out();
       lane_.wait_copies_out_read();
     }

@@ -6,6 +6,7 @@
 #include "attention/cuda/attention_arguments.hpp"
 #include "attention/cuda/device_function.hpp"
 #include "attention/cuda/score_mask.hpp"
+#include "attention/cuda/sm90_buffers.hpp"
 
 namespace portolan::cuda::sm90 {
 
@@ -68,6 +69,10 @@ struct Entry {
       lane.acquire_tensor_map(maps + tensor);
     }
     return maps + tensor;
+  }
+  /// Of a box that starts at the first column of a head and a token.
+  PORTOLAN_DEVICE BoxOrigin origin(int head, int token) const {
+    return {0, head, token, static_cast<int>(where.entry)};
   }
 };
 

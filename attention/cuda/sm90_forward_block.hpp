@@ -121,11 +121,8 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     const int entry_index = tile.head / heads;
     const Entry<typename Lane::TensorMap> entry(parameters_.problem, entry_index);
     const ScoreMask& mask = entry.where.mask;
-    const int first = tile.query_tile * kQueries;
-    const IndexRange queries = {first, smaller(first + kQueries, mask.queries)};
-    const IndexRange key_tiles =
-        queries.size() == 0 ? IndexRange{} : mask.key_tiles(queries, kKeys);
-    return {entry, tile.head - entry_index * heads, queries, key_tiles};
+    const IndexRange queries = range_from(tile.query_tile * kQueries, kQueries, mask.queries);
+    return {entry, tile.head - entry_index * heads, queries, mask.key_tiles(queries, kKeys)};
   }
 
   PORTOLAN_DEVICE void init_barriers() const {
@@ -167,16 +164,15 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
                                     RingPlace<kStages>& v_place, std::uint32_t& q_parity) const {
     const auto& problem = parameters_.problem;
     const int group = static_cast<int>(problem.shape.heads / problem.shape.key_heads);
-    const int entry = static_cast<int>(work.entry.where.entry);
     const auto* k = work.entry.map(lane_, problem, Parameters::kK);
     const auto* v = work.entry.map(lane_, problem, Parameters::kV);
     const auto fill_k = [&](int tile) {
       fill(k_place, shared_.k, shared_.k_full, shared_.k_empty, k,
-           {0, work.head / group, tile * kKeys, entry});
+           work.entry.origin(work.head / group, tile * kKeys));
     };
     const auto fill_v = [&](int tile) {
       fill(v_place, shared_.v, shared_.v_full, shared_.v_empty, v,
-           {0, work.head / group, tile * kKeys, entry});
+           work.entry.origin(work.head / group, tile * kKeys));
     };
     int tile = work.key_tiles.end - 1;
     if (work.key_tiles.size() > 0) {
@@ -187,7 +183,7 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     shared_.tile = index;
     lane_.barrier_announce(shared_.q_full, sizeof(shared_.q));
     copy_tile_in<kQueries, kHeadDim>(lane_, work.entry.map(lane_, problem, Parameters::kQ),
-                                     {0, work.head, work.queries.begin, entry}, shared_.q,
+                                     work.entry.origin(work.head, work.queries.begin), shared_.q,
                                      shared_.q_full);
     lane_.barrier_arrive(shared_.q_full);
     if (work.key_tiles.size() > 0) {
@@ -256,8 +252,8 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
   }
 
   PORTOLAN_DEVICE IndexRange rows_of(int consumer, const Work& work) const {
-    const int first = work.queries.begin + consumer * kWarpgroupRows;
-    return {first, smaller(first + kWarpgroupRows, work.queries.end)};
+    return range_from(work.queries.begin + consumer * kWarpgroupRows, kWarpgroupRows,
+                      work.queries.end);
   }
   /// The first of the two rows of which this thread has parts; the other is 8 further.
   PORTOLAN_DEVICE int thread_row() const {
@@ -392,7 +388,7 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     if (copies && rows.size() > 0) {
       copy_rows_out<kWarpgroupRows, kHeadDim>(
           lane_, work.entry.map(lane_, problem, Parameters::kOut),
-          {0, work.head, rows.begin, static_cast<int>(where.entry)}, shared_.out[consumer]);
+          work.entry.origin(work.head, rows.begin), shared_.out[consumer]);
       lane_.close_copies_out();
     }
   }

@@ -27,11 +27,17 @@ namespace portolan {
 namespace flash {
 namespace {
 
+/// What all workers share where keys are split.
+struct Splits {
+  float* states;                                ///< of all splits of all key heads
+  std::vector<std::atomic<std::int64_t>> kept;  ///< how many, of each key head
+};
+
 /// One thread's share of a forward pass, in its part of the scratch memory.
 class Worker {
  public:
   Worker(const FlashPlan& plan, const AttentionProblem& problem, const Tensor& out,
-         const Tensor& log_sum_exp, std::byte* scratch, float* splits)
+         const Tensor& log_sum_exp, std::byte* scratch, Splits& splits)
       : plan_(plan),
         problem_(problem),
         out_(out),
@@ -46,26 +52,20 @@ class Worker {
 
   /// False if the products found no code.
   [[nodiscard]] bool run(std::int64_t task) {
-    heads_.emplace(problem_, task % plan_.key_heads);
+    const std::int64_t key_head = task % plan_.key_heads;
+    heads_.emplace(problem_, key_head);
     task /= plan_.key_heads;
     const std::int64_t split = task % plan_.splits;
     // Chunks at the end see the most keys under a causal mask: begun first, they end in time.
     choose_chunk(plan_.chunks - 1 - task / plan_.splits);
     if (tiles_.empty()) return true;
     const bool served = visit_keys(split * plan_.split_tiles);
-    if (plan_.splits > 1) keep_split(split);
-    return served;
-  }
-
-  /// Merges the splits of a key head, in order.
-  void merge_splits(std::int64_t key_head) {
-    heads_.emplace(problem_, key_head);
-    choose_chunk(0);
-    for (std::size_t i = 0; i < tiles_.size(); ++i) {
-      clear(i);
-      for (std::int64_t split = 0; split < plan_.splits; ++split) add_split(i, split);
-      store(i);
+    if (plan_.splits > 1) {
+      keep_split(split);
+      // Whoever keeps the last one merges them all.
+      if (++splits_.kept[static_cast<std::size_t>(key_head)] == plan_.splits) merge_splits();
     }
+    return served;
   }
 
  private:
@@ -285,7 +285,7 @@ class Worker {
   [[nodiscard]] SplitState split_state(std::size_t tile, std::int64_t split) const {
     const std::int64_t head = heads_->batch * problem_.k.dim(2) + heads_->key_head;
     const auto index = static_cast<std::size_t>(head * plan_.splits + split);
-    float* state = splits_ + index * plan_.split_floats();
+    float* state = splits_.states + index * plan_.split_floats();
     const std::size_t rows = plan_.chunk_rows();
     const auto dim = static_cast<std::size_t>(plan_.value_dim);
     const std::size_t row = tile * kQueryTile;
@@ -321,12 +321,21 @@ class Worker {
     }
   }
 
+  /// Of the key head, in order.
+  void merge_splits() {
+    for (std::size_t i = 0; i < tiles_.size(); ++i) {
+      clear(i);
+      for (std::int64_t split = 0; split < plan_.splits; ++split) add_split(i, split);
+      store(i);
+    }
+  }
+
   const FlashPlan& plan_;
   const AttentionProblem& problem_;
   const Tensor& out_;
   const Tensor& log_sum_exp_;
   std::byte* scratch_;
-  float* splits_;  // states of all splits of all key heads
+  Splits& splits_;
   TileMask mask_;
   Products products_;
   std::vector<char> packed_;  // which key tiles of the block are
@@ -359,31 +368,21 @@ class FlashKernel final : public AttentionForwardKernel {
     const FlashPlan plan = plan_of(problem);
     const Tensor memory = Tensor::empty({static_cast<std::int64_t>(plan.workspace_bytes())},
                                         DType::u8, problem.q.device());
-    auto* splits = reinterpret_cast<float*>(
+    auto* states = reinterpret_cast<float*>(
         memory.raw() + plan.scratch.bytes * static_cast<std::size_t>(plan.threads));
+    Splits splits{states,
+                  std::vector<std::atomic<std::int64_t>>(static_cast<std::size_t>(plan.key_heads))};
     TileStatistics statistics(problem, kQueryTile);
     std::atomic<bool> served = true;
-    std::atomic<std::int64_t> next_task = 0;
-    std::atomic<std::int64_t> next_head = 0;
-    const auto worker_of = [&](int thread) {
-      return Worker(plan, problem, out, log_sum_exp,
-                    memory.raw() + static_cast<std::size_t>(thread) * plan.scratch.bytes, splits);
-    };
+    std::atomic<std::int64_t> next = 0;
     run_workers(plan.threads, [&](int thread) {
-      Worker worker = worker_of(thread);
-      for (std::int64_t task = next_task++; task < plan.tasks(); task = next_task++) {
+      Worker worker(plan, problem, out, log_sum_exp,
+                    memory.raw() + static_cast<std::size_t>(thread) * plan.scratch.bytes, splits);
+      for (std::int64_t task = next++; task < plan.tasks(); task = next++) {
         if (!worker.run(task)) served = false;
       }
       statistics.add(worker.statistics());
     });
-    if (plan.splits > 1) {
-      run_workers(plan.threads, [&](int thread) {
-        Worker worker = worker_of(thread);
-        for (std::int64_t head = next_head++; head < plan.key_heads; head = next_head++) {
-          worker.merge_splits(head);
-        }
-      });
-    }
     if (!served) throw Error("attention: libxsmm could not generate code for a tile product");
   }
 

@@ -20,8 +20,8 @@ namespace portolan::flash {
 /// not to matter, and no thread ever waits for another.
 ///
 /// Few queries over many keys, as in decoding, are cut along the keys instead (Flash-Decoding: Dao,
-/// Haziza, Massa, Sizov 2023): a task is one split of the keys of a key head with all its queries,
-/// and splits are merged in order afterwards.
+/// Haziza, Massa, Sizov 2023): a task is one split of the keys of a key head with all its queries.
+/// Whoever ends a key head's last split merges them, in order.
 struct FlashPlan {
   FlashPlan(const AttentionProblem& problem, const AttentionTiles& tiles, int available_threads);
 

@@ -49,15 +49,17 @@ std::int64_t portolan_attention_workspace(const PortolanAttention* attention) {
 
 int portolan_attention_forward(const PortolanAttention* attention) {
   const PortolanAttention& a = *attention;
+  const AttentionStrides queries = strides_of(a, a.heads);
+  const AttentionStrides keys = strides_of(a, a.key_heads);
   const portolan::cuda::AttentionForwardArguments arguments{.shape = shape_of(a),
                                                             .q = a.q,
                                                             .k = a.k,
                                                             .v = a.v,
                                                             .out = a.out,
-                                                            .q_strides = strides_of(a, a.heads),
-                                                            .k_strides = strides_of(a, a.key_heads),
-                                                            .v_strides = strides_of(a, a.key_heads),
-                                                            .out_strides = strides_of(a, a.heads),
+                                                            .q_strides = queries,
+                                                            .k_strides = keys,
+                                                            .v_strides = keys,
+                                                            .out_strides = queries,
                                                             .log_sum_exp = a.log_sum_exp,
                                                             .log_sum_exp_stride = a.tokens};
   return portolan::cuda::attention_forward(architecture_of(a), arguments, a.workspace,
@@ -70,24 +72,25 @@ int portolan_attention_backward(const PortolanAttention* attention) {
   const cudaError_t status = portolan::cuda_bench::enqueue_delta(
       a.out, a.grad_out, a.delta, a.batch, a.tokens, a.heads, a.head_dim, a.is_bf16 != 0, stream);
   if (status != cudaSuccess) return status;
-  const portolan::cuda::AttentionBackwardArguments arguments{
-      .shape = shape_of(a),
-      .q = a.q,
-      .k = a.k,
-      .v = a.v,
-      .grad_out = a.grad_out,
-      .q_strides = strides_of(a, a.heads),
-      .k_strides = strides_of(a, a.key_heads),
-      .v_strides = strides_of(a, a.key_heads),
-      .grad_out_strides = strides_of(a, a.heads),
-      .log_sum_exp = a.log_sum_exp,
-      .delta = a.delta,
-      .log_sum_exp_stride = a.tokens,
-      .dq = a.dq,
-      .dk = a.dk,
-      .dv = a.dv,
-      .dq_strides = strides_of(a, a.heads),
-      .dk_strides = strides_of(a, a.key_heads),
-      .dv_strides = strides_of(a, a.key_heads)};
+  const AttentionStrides queries = strides_of(a, a.heads);
+  const AttentionStrides keys = strides_of(a, a.key_heads);
+  const portolan::cuda::AttentionBackwardArguments arguments{.shape = shape_of(a),
+                                                             .q = a.q,
+                                                             .k = a.k,
+                                                             .v = a.v,
+                                                             .grad_out = a.grad_out,
+                                                             .q_strides = queries,
+                                                             .k_strides = keys,
+                                                             .v_strides = keys,
+                                                             .grad_out_strides = queries,
+                                                             .log_sum_exp = a.log_sum_exp,
+                                                             .delta = a.delta,
+                                                             .log_sum_exp_stride = a.tokens,
+                                                             .dq = a.dq,
+                                                             .dk = a.dk,
+                                                             .dv = a.dv,
+                                                             .dq_strides = queries,
+                                                             .dk_strides = keys,
+                                                             .dv_strides = keys};
   return portolan::cuda::attention_backward(architecture_of(a), arguments, a.workspace, stream);
 }

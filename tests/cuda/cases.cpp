@@ -1,12 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/cuda/cases.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <sstream>
 
 namespace portolan::cuda_testing {
 
 using cuda::AttentionElement;
 using cuda::AttentionOutput;
+
+std::vector<std::int32_t> offsets_of(const std::vector<std::int32_t>& lengths) {
+  std::vector<std::int32_t> offsets{0};
+  for (const std::int32_t length : lengths) offsets.push_back(offsets.back() + length);
+  return offsets;
+}
+
+std::int64_t Case::query_rows() const {
+  return packed() ? offsets_of(query_lengths).back() : query_tokens;
+}
+std::int64_t Case::key_rows() const {
+  return packed() ? offsets_of(key_lengths).back() : key_tokens;
+}
+
+cuda::AttentionShape Case::shape() const {
+  cuda::AttentionShape shape{.batch = batch,
+                             .query_tokens = query_tokens,
+                             .key_tokens = key_tokens,
+                             .heads = heads,
+                             .key_heads = key_heads,
+                             .head_dim = head_dim,
+                             .element = element,
+                             .causal = causal,
+                             .window = window,
+                             .scale = 1.0F / std::sqrt(static_cast<float>(head_dim))};
+  if (packed()) {
+    shape.batch = static_cast<std::int64_t>(query_lengths.size());
+    shape.query_tokens = *std::max_element(query_lengths.begin(), query_lengths.end());
+    shape.key_tokens = *std::max_element(key_lengths.begin(), key_lengths.end());
+  }
+  return shape;
+}
 
 std::string Case::text() const {
   std::ostringstream text;
@@ -37,20 +71,30 @@ std::vector<Case> attention_cases() {
       for (const std::int64_t tokens : {1, 5, 64, 257, 1000}) {
         cases.push_back({.query_tokens = tokens,
                          .key_tokens = tokens,
+                         .heads = 4,
+                         .key_heads = 4,
                          .head_dim = head_dim,
                          .causal = causal,
                          .small = tokens == 257});
       }
       cases.push_back({.query_tokens = 257,
                        .key_tokens = 257,
+                       .heads = 4,
+                       .key_heads = 4,
                        .head_dim = head_dim,
                        .causal = causal,
                        .element = AttentionElement::f16});
       // Chunks of a prefill, one that starts in the middle of a tile; and queries without keys.
-      cases.push_back(
-          {.query_tokens = 100, .key_tokens = 733, .head_dim = head_dim, .causal = causal});
+      cases.push_back({.query_tokens = 100,
+                       .key_tokens = 733,
+                       .heads = 4,
+                       .key_heads = 4,
+                       .head_dim = head_dim,
+                       .causal = causal});
       cases.push_back({.query_tokens = 300,
                        .key_tokens = 170,
+                       .heads = 4,
+                       .key_heads = 4,
                        .head_dim = head_dim,
                        .causal = causal,
                        .small = true});
@@ -90,16 +134,22 @@ std::vector<Case> attention_cases() {
                      .element = AttentionElement::f16,
                      .query_lengths = {130, 1000},
                      .key_lengths = {20, 1000}});
-    cases.push_back({.head_dim = head_dim,
+    cases.push_back({.heads = 4,
+                     .key_heads = 4,
+                     .head_dim = head_dim,
                      .window = 33,
                      .query_lengths = {300, 100},
                      .key_lengths = {300, 400}});
     cases.push_back({.query_tokens = 257,
                      .key_tokens = 300,
+                     .heads = 4,
+                     .key_heads = 4,
                      .head_dim = head_dim,
                      .output = AttentionOutput::f32});
     cases.push_back({.query_tokens = 257,
                      .key_tokens = 300,
+                     .heads = 4,
+                     .key_heads = 4,
                      .head_dim = head_dim,
                      .output = AttentionOutput::f32_sum});
     // Enough blocks to keep every multiprocessor busy with several.
@@ -115,6 +165,7 @@ std::vector<Case> attention_cases() {
     for (const bool causal : {true, false}) {
       cases.push_back({.query_tokens = 257,
                        .key_tokens = 300,
+                       .heads = 4,
                        .key_heads = 2,
                        .head_dim = head_dim,
                        .causal = causal});
@@ -155,6 +206,8 @@ std::vector<Case> decode_cases() {
                      .window = 700});
     cases.push_back({.query_tokens = 7,
                      .key_tokens = 1500,
+                     .heads = 4,
+                     .key_heads = 4,
                      .head_dim = head_dim,
                      .causal = false,
                      .output = AttentionOutput::f32});

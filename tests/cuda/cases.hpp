@@ -7,16 +7,16 @@
 
 #include "attention/cuda/attention_arguments.hpp"
 
-/// What kernels are checked with on a GPU.
+/// What the attention kernels are checked with, on a GPU and on emulated threads of a CPU.
 namespace portolan::cuda_testing {
 
 struct Case {
   std::int64_t batch = 1;
   std::int64_t query_tokens = 0;
   std::int64_t key_tokens = 0;
-  std::int64_t heads = 4;
-  std::int64_t key_heads = 4;
-  std::int64_t head_dim = 128;
+  std::int64_t heads = 1;
+  std::int64_t key_heads = 1;
+  std::int64_t head_dim = 64;
   bool causal = true;
   std::int64_t window = 0;
   cuda::AttentionElement element = cuda::AttentionElement::bf16;
@@ -27,8 +27,17 @@ struct Case {
   bool small = false;  ///< run under a memory checker, too
 
   [[nodiscard]] bool packed() const { return !query_lengths.empty(); }
+  /// Of the tensors: packed sequences lie one after the other in one entry.
+  [[nodiscard]] std::int64_t entries() const { return packed() ? 1 : batch; }
+  [[nodiscard]] std::int64_t query_rows() const;
+  [[nodiscard]] std::int64_t key_rows() const;
+  /// But for the offsets of packed sequences.
+  [[nodiscard]] cuda::AttentionShape shape() const;
   [[nodiscard]] std::string text() const;
 };
+
+/// Where the sequences of packed rows start and end.
+[[nodiscard]] std::vector<std::int32_t> offsets_of(const std::vector<std::int32_t>& lengths);
 
 /// Of the forward and the backward pass.
 [[nodiscard]] std::vector<Case> attention_cases();

@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -88,42 +87,28 @@ class Verdict {
   std::string complaints_;
 };
 
-std::vector<std::int32_t> offsets_of(const std::vector<std::int32_t>& lengths) {
-  std::vector<std::int32_t> offsets{0};
-  for (const std::int32_t length : lengths) offsets.push_back(offsets.back() + length);
-  return offsets;
-}
-
 /// A case's operands and expected results, with which each kernel is run.
 class Check {
  public:
   Check(const Case& c, std::uint64_t seed)
       : case_(c),
-        query_offsets_(c.packed() ? offsets_of(c.query_lengths) : std::vector<std::int32_t>()),
-        key_offsets_(c.packed() ? offsets_of(c.key_lengths) : std::vector<std::int32_t>()),
+        query_offsets_(offsets_of(c.query_lengths)),
+        key_offsets_(offsets_of(c.key_lengths)),
         q_(operand(true)),
         k_(operand(false)),
         v_(operand(false)),
-        grad_out_(operand(true)) {
+        grad_out_(operand(true)),
+        shape_(c.shape()) {
     q_.fill_random(2.0F, seed);
     k_.fill_random(2.0F, seed + 1);
     v_.fill_random(1.0F, seed + 2);
     grad_out_.fill_random(1.0F, seed + 3);
-    shape_ = {.batch = c.packed() ? static_cast<std::int64_t>(c.query_lengths.size()) : c.batch,
-              .query_tokens = c.packed() ? longest(c.query_lengths) : c.query_tokens,
-              .key_tokens = c.packed() ? longest(c.key_lengths) : c.key_tokens,
-              .heads = c.heads,
-              .key_heads = c.key_heads,
-              .head_dim = c.head_dim,
-              .element = c.element,
-              .causal = c.causal,
-              .window = c.window,
-              .scale = 1.0F / std::sqrt(static_cast<float>(c.head_dim))};
     if (c.packed()) {
       shape_.query_offsets = query_offsets_.data();
       shape_.key_offsets = key_offsets_.data();
     }
-    expected_ = reference_attention(operands(), batch() * tokens(true), batch() * tokens(false));
+    expected_ =
+        reference_attention(operands(), c.entries() * c.query_rows(), c.entries() * c.key_rows());
   }
 
   /// False if the kernel is wrong; true, and nothing printed, if it does not serve the case.
@@ -159,7 +144,7 @@ class Check {
     AttentionBackwardArguments arguments = operands();
     arguments.log_sum_exp = log_sum_exp.data();
     arguments.delta = delta.data();
-    arguments.log_sum_exp_stride = tokens(true);
+    arguments.log_sum_exp_stride = case_.query_rows();
     arguments.output = case_.output;
 
     const std::size_t bytes = cuda::backward_workspace_bytes(architecture, shape_);
@@ -201,19 +186,13 @@ class Check {
   }
 
  private:
-  [[nodiscard]] static std::int64_t longest(const std::vector<std::int32_t>& lengths) {
-    return *std::max_element(lengths.begin(), lengths.end());
-  }
-  /// Of the tensors, where packed sequences lie in one entry.
-  [[nodiscard]] std::int64_t batch() const { return case_.packed() ? 1 : case_.batch; }
-  [[nodiscard]] std::int64_t tokens(bool queries) const {
-    if (!case_.packed()) return queries ? case_.query_tokens : case_.key_tokens;
-    const auto& lengths = queries ? case_.query_lengths : case_.key_lengths;
-    return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
-  }
   [[nodiscard]] Operand operand(bool queries, bool f32 = false) const {
-    return {batch(),        tokens(queries), queries ? case_.heads : case_.key_heads,
-            case_.head_dim, case_.element,   f32};
+    return {case_.entries(),
+            queries ? case_.query_rows() : case_.key_rows(),
+            queries ? case_.heads : case_.key_heads,
+            case_.head_dim,
+            case_.element,
+            f32};
   }
   /// Rounding weights, gradients of scores and results makes about 2e-3 and 2.5e-4.
   [[nodiscard]] double tolerance() const {
@@ -261,7 +240,7 @@ class Check {
                                                 .v_strides = v_.strides(),
                                                 .out_strides = out.strides(),
                                                 .log_sum_exp = log_sum_exp.data(),
-                                                .log_sum_exp_stride = tokens(true)};
+                                                .log_sum_exp_stride = case_.query_rows()};
       if (!launched(verdict, launch(arguments, workspace.data()))) break;
       const std::vector<std::uint8_t> found = out.download();
       const std::vector<float> rows = log_sum_exp.download();

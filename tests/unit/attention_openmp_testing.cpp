@@ -101,8 +101,7 @@ GradientCase random_case(std::mt19937_64& generator, std::int64_t largest_length
   base.query_tokens = 1 + below(largest_length);
   base.key_tokens = below(2) == 0 ? base.query_tokens : 1 + below(largest_length);
   base.layout = below(2) == 0 ? AttentionLayout::dense : AttentionLayout::padded;
-  constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::f16};
-  base.dtype = kDTypes[below(3)];
+  base.dtype = computed_dtypes()[static_cast<std::size_t>(below(3))];
   base.out_dtype = below(2) == 0 ? base.dtype : DType::f32;
   c.grad_out_dtype = below(2) == 0 ? base.dtype : DType::f32;
   c.accumulate = base.out_dtype == DType::f32 && below(2) == 0;

@@ -15,6 +15,7 @@
 
 #include "attention/cuda/attention_arguments.hpp"
 #include "attention/cuda/sm90_entry.hpp"
+#include "tests/cuda/cases.hpp"
 #include "tests/reference/attention_reference.hpp"
 #include "tests/unit/element_bits.hpp"
 #include "tests/unit/emulated_hopper_lane.hpp"
@@ -23,6 +24,7 @@
 namespace portolan::testing_support {
 
 using cuda::AttentionElement;
+using cuda_testing::offsets_of;
 
 struct CudaAttentionCase {
   const char* name = "";
@@ -39,12 +41,6 @@ struct CudaAttentionCase {
 
 /// gtest prints it.
 inline void PrintTo(const CudaAttentionCase& shape, std::ostream* stream) { *stream << shape.name; }
-
-inline std::vector<std::int32_t> offsets_of(const std::vector<int>& lengths) {
-  std::vector<std::int32_t> offsets(1, 0);
-  for (const int length : lengths) offsets.push_back(offsets.back() + length);
-  return offsets;
-}
 
 /// A tensor [rows of all entries, heads, head_dim] of 16-bit elements.
 class Rows {

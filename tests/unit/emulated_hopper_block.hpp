@@ -1,30 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <deque>
-#include <exception>
 #include <functional>
 #include <map>
-#include <memory>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "core/error.hpp"
 #include "tests/unit/element_bits.hpp"
 #include "tests/unit/emulated_hopper_lane.hpp"
-#include "tests/unit/fibre.hpp"
+#include "tests/unit/emulated_threads.hpp"
 
 /// What the threads of an emulated block share: shared memory, barriers, products and copies under
 /// way. EmulatedHopperLane's own.
 namespace portolan::testing_support::hopper {
 
-constexpr int kWarpThreads = 32;
 constexpr int kGroupThreads = 128;
 constexpr std::size_t kAlignment = 1024;
 constexpr int kBoxColumns = 64;
@@ -62,12 +55,11 @@ struct Descriptor {
   }
 };
 
-/// Where a number of threads meet.
-struct Meeting {
+/// Where any number of threads meet.
+struct NamedBarrier {
   int arrived = 0;
   int expected = 0;
   int generation = 0;
-  const char* instruction = nullptr;
 };
 
 struct Barrier {
@@ -100,42 +92,27 @@ struct Thread {
   std::vector<Box> closed_copies;
   bool unfenced_writes = false;
   int registers = 0;
-  std::function<bool()> ready;  ///< empty: it can go on
-  const char* waits_for = "";
 };
 
-class Block {
+class Block : public EmulatedThreads {
  public:
   Block(int threads, std::size_t shared_bytes, HopperLiberties liberties, int block_index,
         int blocks, const std::function<void(const EmulatedHopperLane&, std::byte*)>& body)
-      : liberties_(liberties),
+      : EmulatedThreads(threads, liberties.last_warp_first,
+                        [this, block_index, blocks, &body](int thread) {
+                          body(EmulatedHopperLane(*this, thread, block_index, blocks), shared_);
+                        }),
+        liberties_(liberties),
         memory_(shared_bytes + kAlignment, std::byte{0xFF}),
         shared_bytes_(shared_bytes),
         threads_(static_cast<std::size_t>(threads)),
-        warps_(static_cast<std::size_t>(threads / kWarpThreads)),
-        warpgroups_(static_cast<std::size_t>(threads / kGroupThreads)),
-        slots_(static_cast<std::size_t>(threads)) {
+        warpgroups_(static_cast<std::size_t>(threads / kGroupThreads)) {
     const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
     shared_ = memory_.data() + (kAlignment - address % kAlignment) % kAlignment;
-    for (int thread = 0; thread < threads; ++thread) {
-      fibres_.push_back(std::make_unique<Fibre>([=, this, &body] {
-        body(EmulatedHopperLane(*this, thread, block_index, blocks), shared_);
-      }));
-    }
   }
 
   void run() {
-    while (!all_ended()) {
-      bool moved = false;
-      for (std::size_t i = 0; i < fibres_.size(); ++i) {
-        moved = run_fibre(liberties_.last_warp_first ? reversed_warps(i) : i) || moved;
-      }
-      if (moved) continue;
-      if (late_.empty()) throw Error(fmt::format("threads wait forever:{}", waiting()));
-      const std::function<void()> operation = std::move(late_.front());
-      late_.pop_front();
-      operation();
-    }
+    EmulatedThreads::run();
     for (const Thread& thread : threads_) {
       if (!thread.open_copies.empty() || !thread.closed_copies.empty()) {
         throw Error("a thread ended while its copies may read shared memory");
@@ -144,60 +121,34 @@ class Block {
         throw Error("a thread ended before its products");
       }
     }
-    if (!late_.empty()) throw Error("the block ended before copies into its shared memory");
-    for (const auto& [id, meeting] : named_) {
-      if (meeting.arrived != 0) throw Error(fmt::format("named barrier {} is left half full", id));
+    for (const auto& [id, barrier] : named_) {
+      if (barrier.arrived != 0) throw Error(fmt::format("named barrier {} is left half full", id));
     }
   }
 
   Thread& thread(int index) { return threads_[static_cast<std::size_t>(index)]; }
   [[nodiscard]] HopperLiberties liberties() const { return liberties_; }
 
-  /// Lets other threads run until `ready`.
-  template <typename Ready>
-  void wait(int index, const char* what, Ready ready) {
-    if (ready()) return;
-    Thread& self = thread(index);
-    self.ready = std::move(ready);
-    self.waits_for = what;
-    fibres_[static_cast<std::size_t>(index)]->yield();
-  }
-
-  /// Of threads that do the same: the last one runs `operation` on what all have brought.
-  template <typename Operation>
-  void meet_warp(int index, const char* instruction, void* brought, const Operation& operation) {
-    meet(index, warps_[static_cast<std::size_t>(index / kWarpThreads)], kWarpThreads, instruction,
-         brought, operation, false);
-  }
   /// If `late`, the operation runs when no thread can go on without it.
   template <typename Operation>
   void meet_warpgroup(int index, const char* instruction, const Operation& operation, bool late) {
     meet(index, warpgroups_[static_cast<std::size_t>(index / kGroupThreads)], kGroupThreads,
          instruction, nullptr, operation, late);
   }
-  void meet_block(int index) {
-    meet(
-        index, block_, static_cast<int>(fibres_.size()), "block barrier", nullptr, [] {}, false);
-  }
-  /// What a thread of the same warp brought.
-  template <typename T>
-  T& brought(int index) {
-    return *static_cast<T*>(slots_[static_cast<std::size_t>(index)]);
-  }
 
   /// Returns the generation to wait for the end of.
-  int come_to_named(int id, int expected, Meeting*& meeting) {
+  int come_to_named(int id, int expected, NamedBarrier*& barrier) {
     if (id < 1 || id > 15) throw Error(fmt::format("there is no named barrier {}", id));
-    meeting = &named_[id];
-    if (meeting->arrived > 0 && meeting->expected != expected) {
+    barrier = &named_[id];
+    if (barrier->arrived > 0 && barrier->expected != expected) {
       throw Error(fmt::format("named barrier {} is told of {} and of {} threads", id,
-                              meeting->expected, expected));
+                              barrier->expected, expected));
     }
-    meeting->expected = expected;
-    const int generation = meeting->generation;
-    if (++meeting->arrived == expected) {
-      meeting->arrived = 0;
-      ++meeting->generation;
+    barrier->expected = expected;
+    const int generation = barrier->generation;
+    if (++barrier->arrived == expected) {
+      barrier->arrived = 0;
+      ++barrier->generation;
     }
     return generation;
   }
@@ -226,7 +177,7 @@ class Block {
 
   void start_copy_in(const Box& box) {
     if (liberties_.late_copies) {
-      late_.push_back([this, box] { copy_in(box); });
+      postpone([this, box] { copy_in(box); });
     } else {
       copy_in(box);
     }
@@ -268,57 +219,6 @@ class Block {
   }
 
  private:
-  [[nodiscard]] bool all_ended() const {
-    return std::ranges::all_of(fibres_, [](const auto& fibre) { return fibre->ended(); });
-  }
-  [[nodiscard]] std::size_t reversed_warps(std::size_t i) const {
-    return (warps_.size() - 1 - i / kWarpThreads) * kWarpThreads + i % kWarpThreads;
-  }
-
-  bool run_fibre(std::size_t index) {
-    Fibre& fibre = *fibres_[index];
-    Thread& thread = threads_[index];
-    if (fibre.ended() || (thread.ready && !thread.ready())) return false;
-    thread.ready = nullptr;
-    fibre.resume();
-    if (fibre.error()) std::rethrow_exception(fibre.error());
-    return true;
-  }
-  [[nodiscard]] std::string waiting() const {
-    std::map<std::string, int> counts;
-    for (std::size_t i = 0; i < fibres_.size(); ++i) {
-      if (!fibres_[i]->ended()) ++counts[threads_[i].waits_for];
-    }
-    std::string text;
-    for (const auto& [what, count] : counts) text += fmt::format(" {} at {};", count, what);
-    return text;
-  }
-
-  template <typename Operation>
-  void meet(int index, Meeting& meeting, int expected, const char* instruction, void* brought,
-            const Operation& operation, bool late) {
-    if (meeting.arrived == 0) meeting.instruction = instruction;
-    if (std::strcmp(meeting.instruction, instruction) != 0) {
-      throw Error(
-          fmt::format("thread {} is at {}, others at {}", index, instruction, meeting.instruction));
-    }
-    slots_[static_cast<std::size_t>(index)] = brought;
-    const int generation = meeting.generation;
-    if (++meeting.arrived == expected) {
-      const auto finish = [operation, &meeting] {
-        operation();
-        meeting.arrived = 0;
-        ++meeting.generation;
-      };
-      if (!late) {
-        finish();
-        return;
-      }
-      late_.push_back(finish);
-    }
-    wait(index, instruction, [&meeting, generation] { return meeting.generation != generation; });
-  }
-
   void copy_in(const Box& box) {
     for_each_element(box, [&](std::int64_t offset, std::uint16_t& shared) {
       shared = offset >= 0 ? box.map->data[offset] : std::uint16_t{0};
@@ -409,14 +309,9 @@ class Block {
   std::byte* shared_ = nullptr;
   std::size_t shared_bytes_;
   std::vector<Thread> threads_;
-  std::vector<Meeting> warps_;
   std::vector<Meeting> warpgroups_;
-  Meeting block_;
-  std::vector<void*> slots_;
-  std::map<int, Meeting> named_;
+  std::map<int, NamedBarrier> named_;
   std::map<std::uint64_t*, Barrier> barriers_;
-  std::deque<std::function<void()>> late_;  ///< runs when no thread can go on
-  std::vector<std::unique_ptr<Fibre>> fibres_;
 };
 
 }  // namespace portolan::testing_support::hopper

@@ -13,8 +13,7 @@ namespace {
 using hopper::Barrier;
 using hopper::Box;
 using hopper::kGroupThreads;
-using hopper::kWarpThreads;
-using hopper::Meeting;
+using hopper::NamedBarrier;
 using hopper::Thread;
 
 }  // namespace
@@ -82,36 +81,22 @@ void EmulatedHopperLane::fence_shared_writes() const {
 
 void EmulatedHopperLane::block_barrier() const { block_->meet_block(thread_); }
 
-void EmulatedHopperLane::warp_barrier() const {
-  block_->meet_warp(thread_, "warp barrier", nullptr, [] {});
-}
+void EmulatedHopperLane::warp_barrier() const { block_->meet_warp(thread_); }
 
 void EmulatedHopperLane::named_barrier_wait(int id, int threads) const {
-  Meeting* meeting = nullptr;
-  const int generation = block_->come_to_named(id, threads, meeting);
+  NamedBarrier* barrier = nullptr;
+  const int generation = block_->come_to_named(id, threads, barrier);
   block_->wait(thread_, "a named barrier",
-               [meeting, generation] { return meeting->generation != generation; });
+               [barrier, generation] { return barrier->generation != generation; });
 }
 
 void EmulatedHopperLane::named_barrier_arrive(int id, int threads) const {
-  Meeting* meeting = nullptr;
-  block_->come_to_named(id, threads, meeting);
+  NamedBarrier* barrier = nullptr;
+  block_->come_to_named(id, threads, barrier);
 }
 
 float EmulatedHopperLane::shuffle_xor(float value, int mask) const {
-  struct Exchange {
-    float value;
-    int mask;
-    float received;
-  } own{value, mask, 0.0F};
-  const int first = thread_ / kWarpThreads * kWarpThreads;
-  block_->meet_warp(thread_, "shuffle", &own, [&] {
-    for (int lane = 0; lane < kWarpThreads; ++lane) {
-      auto& exchange = block_->brought<Exchange>(first + lane);
-      exchange.received = block_->brought<Exchange>(first + (lane ^ exchange.mask)).value;
-    }
-  });
-  return own.received;
+  return block_->shuffle_xor(thread_, value, mask);
 }
 
 /// PTX ISA, stmatrix: lanes 8 i to 8 i + 7 point to the rows of matrix i; lane l holds elements
@@ -123,7 +108,7 @@ void EmulatedHopperLane::store_matrices(std::uint32_t address,
     const std::uint32_t* registers;
   } own{address, registers};
   block_->thread(thread_).unfenced_writes = true;
-  const int first = thread_ / kWarpThreads * kWarpThreads;
+  const int first = first_of_warp(thread_);
   block_->meet_warp(thread_, "matrix store", &own, [&] {
     for (int lane = 0; lane < kWarpThreads; ++lane) {
       for (int matrix = 0; matrix < 4; ++matrix) {

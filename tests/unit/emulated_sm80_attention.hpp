@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -16,6 +13,7 @@
 #include "attention/cuda/sm80_backward_tile.hpp"
 #include "attention/cuda/sm80_forward_tile.hpp"
 #include "core/random.hpp"
+#include "tests/cuda/cases.hpp"
 #include "tests/reference/attention_reference.hpp"
 #include "tests/unit/emulated_lane.hpp"
 #include "tests/unit/strided_operand.hpp"
@@ -26,52 +24,31 @@ namespace portolan::testing_support {
 using cuda::AttentionElement;
 using cuda::AttentionOutput;
 using cuda::sm80::BlockIndex;
-
-struct EmulatedCase {
-  int query_tokens = 0;
-  int key_tokens = 0;
-  int heads = 1;
-  int key_heads = 1;
-  int head_dim = 64;
-  bool causal = true;
-  int window = 0;
-  int batch = 1;
-  AttentionElement element = AttentionElement::bf16;
-  AttentionOutput output = AttentionOutput::element;
-  /// Packed sequences: lengths add up to the tokens, which `batch` then counts.
-  std::vector<int> query_lengths = {};
-  std::vector<int> key_lengths = {};
-
-  [[nodiscard]] bool packed() const { return !query_lengths.empty(); }
-};
-
-inline std::string text_of(const EmulatedCase& c) {
-  return fmt::format("{} x {} tokens, {}/{} heads of {}, {}, window {}, batch {}, {}, output {}{}",
-                     c.query_tokens, c.key_tokens, c.heads, c.key_heads, c.head_dim,
-                     c.causal ? "causal" : "full", c.window, c.batch,
-                     c.element == AttentionElement::bf16 ? "bf16" : "f16",
-                     static_cast<int>(c.output), c.packed() ? ", packed" : "");
-}
+using cuda_testing::Case;
+using cuda_testing::offsets_of;
 
 /// A case's operands, its expected results, and what the kernels make of it.
 class Emulation {
  public:
-  Emulation(const EmulatedCase& c, EmulationOrder order)
+  Emulation(const Case& c, EmulationOrder order)
       : case_(c),
         order_(order),
-        q_(c.batch, c.query_tokens, c.heads, c.head_dim),
-        k_(c.batch, c.key_tokens, c.key_heads, c.head_dim),
+        query_offsets_(offsets_of(c.query_lengths)),
+        key_offsets_(offsets_of(c.key_lengths)),
+        q_(c.entries(), c.query_rows(), c.heads, c.head_dim),
+        k_(c.entries(), c.key_rows(), c.key_heads, c.head_dim),
         v_(k_),
         out_(q_),
         grad_out_(q_),
         dq_(q_),
         dk_(k_),
         dv_(k_),
-        log_sum_exp_(static_cast<std::size_t>(c.batch * c.heads * c.query_tokens),
-                     std::numeric_limits<float>::quiet_NaN()) {
-    input_.batch = c.batch;
-    input_.query_tokens = c.query_tokens;
-    input_.key_tokens = c.key_tokens;
+        log_sum_exp_(static_cast<std::size_t>(c.entries() * c.heads * c.query_rows()),
+                     std::numeric_limits<float>::quiet_NaN()),
+        shape_(c.shape()) {
+    input_.batch = c.entries();
+    input_.query_tokens = c.query_rows();
+    input_.key_tokens = c.key_rows();
     input_.heads = c.heads;
     input_.key_heads = c.key_heads;
     input_.head_dim = c.head_dim;
@@ -79,21 +56,11 @@ class Emulation {
     input_.causal = c.causal || c.window > 0;
     input_.window = c.window;
     place_tokens();
-    input_.q = random(q_, 1, c.query_tokens * c.heads);
-    input_.k = random(k_, 2, c.key_tokens * c.key_heads);
-    input_.v = random(v_, 3, c.key_tokens * c.key_heads);
-    grad_out_values_ = random(grad_out_, 4, c.query_tokens * c.heads);
+    input_.q = random(q_, 1, c.query_rows() * c.heads);
+    input_.k = random(k_, 2, c.key_rows() * c.key_heads);
+    input_.v = random(v_, 3, c.key_rows() * c.key_heads);
+    grad_out_values_ = random(grad_out_, 4, c.query_rows() * c.heads);
     expected_ = reference::attention(input_);
-    shape_ = {.batch = c.packed() ? std::ssize(c.query_lengths) : c.batch,
-              .query_tokens = longest(c.query_lengths, c.query_tokens),
-              .key_tokens = longest(c.key_lengths, c.key_tokens),
-              .heads = c.heads,
-              .key_heads = c.key_heads,
-              .head_dim = c.head_dim,
-              .element = c.element,
-              .causal = c.causal,
-              .window = c.window,
-              .scale = static_cast<float>(input_.scale)};
     if (c.packed()) {
       shape_.query_offsets = query_offsets_.data();
       shape_.key_offsets = key_offsets_.data();
@@ -187,10 +154,10 @@ class Emulation {
   /// Of a causal case of one head: rows that see the token, and no others, are NaN.
   void expect_spoiled(int token) const {
     const std::vector<double> values = out_.values(case_.element, case_.output);
-    for (int query = 0; query < case_.query_tokens; ++query) {
+    for (std::int64_t query = 0; query < case_.query_tokens; ++query) {
       const bool sees = query + case_.key_tokens - case_.query_tokens >= token;
       ASSERT_EQ(std::isnan(log_sum_exp_[static_cast<std::size_t>(query)]), sees) << query;
-      for (int i = 0; i < case_.head_dim; ++i) {
+      for (std::int64_t i = 0; i < case_.head_dim; ++i) {
         const auto index = static_cast<std::size_t>(query * case_.head_dim + i);
         ASSERT_EQ(std::isnan(values[index]), sees) << "row " << query;
       }
@@ -206,18 +173,14 @@ class Emulation {
  private:
   static constexpr float kBefore = 0.5F;
 
-  static std::int64_t longest(const std::vector<int>& lengths, int otherwise) {
-    return lengths.empty() ? otherwise : *std::max_element(lengths.begin(), lengths.end());
-  }
-
   /// Sequences one after the other, each aligned bottom-right.
   void place_tokens() {
-    const bool packed = case_.packed();
-    const std::vector<int> queries =
-        packed ? case_.query_lengths : std::vector<int>{case_.query_tokens};
-    const std::vector<int> keys = packed ? case_.key_lengths : std::vector<int>{case_.key_tokens};
-    query_offsets_ = {0};
-    key_offsets_ = {0};
+    std::vector<std::int32_t> queries = case_.query_lengths;
+    std::vector<std::int32_t> keys = case_.key_lengths;
+    if (!case_.packed()) {
+      queries = {static_cast<std::int32_t>(case_.query_tokens)};
+      keys = {static_cast<std::int32_t>(case_.key_tokens)};
+    }
     for (std::size_t s = 0; s < queries.size(); ++s) {
       const auto sequence = static_cast<std::int64_t>(s);
       for (int i = 0; i < queries[s]; ++i) {
@@ -228,14 +191,13 @@ class Emulation {
         input_.key_positions.push_back(i);
         input_.key_sequences.push_back(sequence);
       }
-      query_offsets_.push_back(query_offsets_.back() + queries[s]);
-      key_offsets_.push_back(key_offsets_.back() + keys[s]);
     }
   }
 
-  std::vector<double> random(StridedOperand& operand, std::uint32_t stream, int rows) const {
+  std::vector<double> random(StridedOperand& operand, std::uint32_t stream,
+                             std::int64_t rows) const {
     std::vector<double> values;
-    for (int i = 0; i < case_.batch * rows * case_.head_dim; ++i) {
+    for (std::int64_t i = 0; i < case_.entries() * rows * case_.head_dim; ++i) {
       const auto words = philox4x32({static_cast<std::uint32_t>(i), 0, 0, 0}, 7, stream);
       const float value = 3.0F * symmetric_uniform(words[0]);
       values.push_back(value_of(case_.element, bits_of(case_.element, value)));
@@ -256,7 +218,7 @@ class Emulation {
   }
 
   template <typename Body>
-  void each_block(std::int64_t rows, int tile_rows, int heads, int threads,
+  void each_block(std::int64_t rows, int tile_rows, std::int64_t heads, int threads,
                   std::uint32_t shared_bytes, const Body& body) const {
     for (int entry = 0; entry < static_cast<int>(shape_.batch); ++entry) {
       for (int head = 0; head < heads; ++head) {
@@ -281,7 +243,7 @@ class Emulation {
             .v_strides = v_.strides(),
             .out_strides = out_.strides(),
             .log_sum_exp = log_sum_exp_.data(),
-            .log_sum_exp_stride = case_.query_tokens};
+            .log_sum_exp_stride = case_.query_rows()};
   }
   cuda::AttentionBackwardArguments backward_arguments() {
     return {.shape = shape_,
@@ -295,7 +257,7 @@ class Emulation {
             .grad_out_strides = grad_out_.strides(),
             .log_sum_exp = log_sum_exp_.data(),
             .delta = delta_.data(),
-            .log_sum_exp_stride = case_.query_tokens,
+            .log_sum_exp_stride = case_.query_rows(),
             .dq = dq_.data(case_.output),
             .dk = dk_.data(case_.output),
             .dv = dv_.data(case_.output),
@@ -325,7 +287,7 @@ class Emulation {
     EXPECT_LE(std::sqrt(error), tolerance * std::sqrt(norm) + cancelled) << name;
   }
 
-  EmulatedCase case_;
+  Case case_;
   EmulationOrder order_;
   reference::AttentionInput input_;
   reference::AttentionOutput expected_;

@@ -18,12 +18,12 @@ class StridedOperand {
   static constexpr int kGap = 8;  // elements, so that rows stay aligned to 16 bytes
   static constexpr std::uint16_t kPoison = 0x7FFF;  // NaN in both formats
 
-  StridedOperand(int batch, int tokens, int heads, int head_dim)
+  StridedOperand(std::int64_t batch, std::int64_t tokens, std::int64_t heads, std::int64_t head_dim)
       : batch_(batch),
         tokens_(tokens),
         heads_(heads),
         head_dim_(head_dim),
-        strides_{.batch = std::int64_t{tokens} * (heads * head_dim + kGap) + kGap,
+        strides_{.batch = tokens * (heads * head_dim + kGap) + kGap,
                  .token = heads * head_dim + kGap,
                  .head = head_dim},
         bits_(static_cast<std::size_t>(batch * strides_.batch), kPoison),
@@ -67,10 +67,10 @@ class StridedOperand {
   template <typename Visitor>
   void visit(const Visitor& visitor) const {
     std::size_t dense = 0;
-    for (int b = 0; b < batch_; ++b) {
-      for (int t = 0; t < tokens_; ++t) {
-        for (int h = 0; h < heads_; ++h) {
-          for (int d = 0; d < head_dim_; ++d) {
+    for (std::int64_t b = 0; b < batch_; ++b) {
+      for (std::int64_t t = 0; t < tokens_; ++t) {
+        for (std::int64_t h = 0; h < heads_; ++h) {
+          for (std::int64_t d = 0; d < head_dim_; ++d) {
             visitor(dense++, static_cast<std::size_t>(b * strides_.batch + t * strides_.token +
                                                       h * strides_.head + d));
           }
@@ -79,10 +79,10 @@ class StridedOperand {
     }
   }
 
-  int batch_;
-  int tokens_;
-  int heads_;
-  int head_dim_;
+  std::int64_t batch_;
+  std::int64_t tokens_;
+  std::int64_t heads_;
+  std::int64_t head_dim_;
   cuda::AttentionStrides strides_;
   std::vector<std::uint16_t> bits_;
   std::vector<float> floats_;

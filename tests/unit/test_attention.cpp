@@ -17,11 +17,10 @@ namespace {
 using testing_support::AttentionCase;
 using testing_support::AttentionLayout;
 using testing_support::check_on_all_kernels;
-
-constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::f16};
+using testing_support::computed_dtypes;
 
 TEST(Attention, HeadDims) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const std::int64_t head_dim : {1, 2, 5, 16, 17, 40, 64, 80, 128, 129, 256}) {
       AttentionCase c{.query_tokens = 70, .key_tokens = 70, .heads = 2, .key_heads = 1};
       c.head_dim = head_dim;
@@ -35,7 +34,7 @@ TEST(Attention, LengthsCausalAndFull) {
   constexpr std::int64_t kLengths[][2] = {{1, 1},    {1, 77},    {7, 7},     {63, 63},  {64, 64},
                                           {65, 65},  {17, 90},   {90, 17},   {3, 200},  {128, 128},
                                           {1, 1000}, {130, 130}, {191, 260}, {257, 257}};
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const auto& [query_tokens, key_tokens] : kLengths) {
       for (const bool causal : {true, false}) {
         AttentionCase c{.query_tokens = query_tokens,
@@ -53,7 +52,7 @@ TEST(Attention, LengthsCausalAndFull) {
 
 TEST(Attention, GroupedHeads) {
   constexpr std::int64_t kHeads[][2] = {{1, 1}, {4, 4}, {6, 2}, {5, 1}, {12, 3}, {8, 1}};
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const auto& [heads, key_heads] : kHeads) {
       for (const std::int64_t tokens : {1, 33, 100}) {
         AttentionCase c{.batch = 2,
@@ -70,7 +69,7 @@ TEST(Attention, GroupedHeads) {
 }
 
 TEST(Attention, Windows) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const std::int64_t window : {1, 2, 7, 16, 64, 65, 100, 500}) {
       for (const bool causal : {true, false}) {  // a window implies causality
         AttentionCase c{.query_tokens = 150, .key_tokens = 150, .heads = 4, .key_heads = 2};
@@ -91,7 +90,7 @@ TEST(Attention, TwoRunsAsInZigzagShards) {
   const auto runs = [](std::int64_t rank) {
     return std::vector<TokenRun>{{24 * rank, 24}, {24 * (7 - rank), 24}};
   };
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (std::int64_t query_rank = 0; query_rank < 4; ++query_rank) {
       for (std::int64_t key_rank = 0; key_rank < 4; ++key_rank) {
         AttentionCase c{.query_tokens = 48, .key_tokens = 48, .heads = 2, .key_heads = 1};
@@ -123,7 +122,7 @@ TEST(Attention, EmptyRuns) {
 
 /// Dropout draws for four neighbouring positions at once: groups are the same below 0 as above.
 TEST(Attention, NegativePositions) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const float probability : {0.0F, 0.5F}) {
       AttentionCase c{.query_tokens = 9, .key_tokens = 11, .heads = 2, .key_heads = 1};
       c.mask.query_runs = {{-6, 9}};
@@ -151,7 +150,7 @@ TEST(Attention, RowsThatSeeNothing) {
 }
 
 TEST(Attention, StridedOperands) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const std::int64_t head_dim : {5, 16, 64, 80}) {
       for (const AttentionLayout layout : {AttentionLayout::fused, AttentionLayout::padded}) {
         AttentionCase c{.batch = 2,
@@ -169,7 +168,7 @@ TEST(Attention, StridedOperands) {
 }
 
 TEST(Attention, ScalesOfAnySign) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const float scale : {-0.7F, 1e-6F, 3.0F}) {
       AttentionCase c{.query_tokens = 66, .key_tokens = 66, .heads = 2, .key_heads = 2};
       c.scale = scale;
@@ -193,7 +192,7 @@ TEST(Attention, EqualWeightsWithScaleZero) {
 
 TEST(Attention, LargeScoresDoNotOverflow) {
   // Scores reach +-500: far beyond exp's range, close to one-hot weights.
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const auto& kernel : attention_forward_kernels()) {
       AttentionCase c{
           .query_tokens = 400, .key_tokens = 400, .heads = 2, .key_heads = 2, .head_dim = 64};

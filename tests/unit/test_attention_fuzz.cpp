@@ -12,6 +12,7 @@ namespace {
 
 using testing_support::AttentionCase;
 using testing_support::AttentionLayout;
+using testing_support::computed_dtypes;
 
 class Random {
  public:
@@ -57,8 +58,7 @@ AttentionCase random_case(std::uint64_t seed) {
                   .key_heads = random.between(1, 2)};
   c.heads = c.key_heads * random.between(1, 3);
   c.head_dim = random.one_in(8) ? random.between(1, 256) : random.between(1, 48);
-  constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::f16};
-  c.dtype = kDTypes[random.between(0, 2)];
+  c.dtype = computed_dtypes()[static_cast<std::size_t>(random.between(0, 2))];
   c.out_dtype = random.one_in(2) ? c.dtype : DType::f32;
   if (random.one_in(3)) c.layout = AttentionLayout::padded;
   if (random.one_in(6)) {

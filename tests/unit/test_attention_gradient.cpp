@@ -19,10 +19,9 @@ namespace {
 
 using testing_support::AttentionCase;
 using testing_support::AttentionSetup;
+using testing_support::computed_dtypes;
 using testing_support::make_setup;
 using testing_support::values_of;
-
-constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::f16};
 
 /// A small problem with every feature; a window and a block map make every kernel serve it but
 /// flash and window, which take no map.
@@ -84,7 +83,7 @@ TEST(AttentionGradient, ReferenceIsTheDerivativeOfTheReference) {
 }
 
 TEST(AttentionGradient, EveryFeatureAtOnce) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     AttentionCase c = case_with_everything();
     c.dtype = dtype;
     testing_support::check_on_all_kernels(c);
@@ -95,7 +94,7 @@ TEST(AttentionGradient, EveryFeatureAtOnce) {
 
 TEST(AttentionGradient, BlocksOfKeysAddUpToTheWhole) {
   // As round a ring: each rank's keys alone, with the log-sum-exp and delta of whole rows.
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     AttentionCase c{.batch = 2, .query_tokens = 90, .key_tokens = 90, .heads = 4, .key_heads = 2};
     c.dtype = dtype;
     for_each_backward_kernel(c, [&](const AttentionBackwardKernel& kernel, Device device) {
@@ -172,7 +171,7 @@ TEST(AttentionGradient, DropoutDropsAndKeepsTheMean) {
 }
 
 TEST(AttentionGradient, RunsGiveEqualBitsForAnyThreads) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     AttentionCase c{.batch = 2, .query_tokens = 150, .key_tokens = 170, .heads = 6, .key_heads = 2};
     c.dtype = dtype;
     c.dropout.probability = 0.1F;

@@ -19,11 +19,11 @@ namespace {
 
 using testing_support::AttentionCase;
 using testing_support::AttentionSetup;
+using testing_support::computed_dtypes;
 using testing_support::make_setup;
 using testing_support::values_of;
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::f16};
 
 enum class Operand { q, k };
 
@@ -83,7 +83,7 @@ void check_forward(const AttentionCase& c, const Poison& poison) {
 }
 
 TEST(AttentionNotFinite, NaNsOfQueriesAndKeysReachWhatTheyEnter) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const std::int64_t window : {0, 40}) {
       AttentionCase c{.query_tokens = 150, .key_tokens = 170, .heads = 4, .key_heads = 2};
       c.head_dim = 64;
@@ -97,7 +97,7 @@ TEST(AttentionNotFinite, NaNsOfQueriesAndKeysReachWhatTheyEnter) {
 
 /// Few queries and many keys: threads share the keys, and their parts are merged.
 TEST(AttentionNotFinite, NaNsAreNotLostWhereSplitsMerge) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const std::int64_t query_tokens : {1, 3}) {
       AttentionCase c{.query_tokens = query_tokens, .key_tokens = 5000, .heads = 2, .key_heads = 1};
       c.head_dim = 64;
@@ -109,7 +109,7 @@ TEST(AttentionNotFinite, NaNsAreNotLostWhereSplitsMerge) {
 }
 
 TEST(AttentionNotFinite, NaNsOfQueriesReachTheirGradients) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     AttentionCase c{.query_tokens = 150, .key_tokens = 150, .heads = 4, .key_heads = 2};
     c.head_dim = 64;
     c.dtype = c.out_dtype = dtype;

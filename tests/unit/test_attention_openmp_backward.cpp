@@ -9,6 +9,7 @@
 namespace portolan {
 namespace {
 
+using testing_support::computed_dtypes;
 using testing_support::GradientCase;
 using testing_support::GradientSetup;
 using testing_support::make_gradient_setup;
@@ -23,7 +24,7 @@ void check(const GradientCase& test_case) {
 }
 
 TEST(AttentionOpenmpBackward, HeadDimsAndDTypes) {
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+  for (const DType dtype : computed_dtypes()) {
     for (const std::int64_t head_dim : {1, 2, 5, 16, 17, 40, 64, 80, 128, 129, 256}) {
       GradientCase c{.base = {.query_tokens = 150, .key_tokens = 150, .heads = 2, .key_heads = 1}};
       c.base.head_dim = head_dim;

@@ -18,10 +18,9 @@ namespace {
 
 using testing_support::AttentionCase;
 using testing_support::AttentionSetup;
+using testing_support::computed_dtypes;
 using testing_support::make_setup;
 using testing_support::values_of;
-
-constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::f16};
 
 /// Calls `check(kernel, device)` for each registered kernel that serves the case.
 void for_each_kernel(const AttentionCase& c, const auto& check) {
@@ -42,7 +41,7 @@ void for_each_kernel(const AttentionCase& c, const auto& check) {
 }
 
 TEST(AttentionMerge, BlocksOfKeysMergeToTheWhole) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     AttentionCase c{.batch = 2,
                     .query_tokens = 90,
                     .key_tokens = 90,
@@ -82,7 +81,7 @@ TEST(AttentionTiles, HiddenTilesAreNotVisited) {
   // 0. Tiles of flash kernels divide 128, so a hidden square of 128 is made of hidden tiles.
   constexpr std::int64_t kSquare = 128;
   constexpr std::int64_t kTokens = 4 * kSquare;
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     for (const std::int64_t window : {std::int64_t{0}, std::int64_t{100}}) {
       AttentionCase c{.query_tokens = kTokens, .key_tokens = kTokens, .head_dim = 16};
       c.dtype = dtype;
@@ -154,7 +153,7 @@ TEST(AttentionWorkspace, GrowsWithLengthAsTheMethodSays) {
 }
 
 TEST(AttentionDeterminism, RunsGiveEqualBits) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : computed_dtypes()) {
     AttentionCase c{.batch = 2,
                     .query_tokens = 300,
                     .key_tokens = 300,

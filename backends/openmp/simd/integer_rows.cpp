@@ -65,16 +65,31 @@ struct GroupNumbers {
   std::int32_t offset;  ///< what the bias of the panel's bytes adds, negative
 };
 
-/// The rows' groups, and behind them their numbers.
+/// How rows lie in memory: the groups of all of them, and behind these their numbers.
+struct IntegerLayout {
+  std::int64_t of_row;  ///< groups
+  std::size_t numbers;  ///< where they begin, in bytes
+  std::size_t bytes;
+
+  IntegerLayout(std::int64_t rows, std::int64_t in_features) : of_row(groups_of(in_features)) {
+    const auto groups = static_cast<std::size_t>(rows * of_row);
+    numbers = groups * sizeof(IntegerGroup);
+    bytes = numbers + groups * sizeof(GroupNumbers);
+  }
+  static constexpr std::int64_t groups_of(std::int64_t in_features) {
+    return (in_features + kQuantizedGroup - 1) / kQuantizedGroup;
+  }
+};
+
 struct IntegerRows {
   const IntegerGroup* groups;
   const GroupNumbers* numbers;
   std::int64_t of_row;
 
-  IntegerRows(const std::byte* memory, std::int64_t rows, std::int64_t in_features)
+  IntegerRows(const std::byte* memory, const IntegerLayout& layout)
       : groups(reinterpret_cast<const IntegerGroup*>(memory)),
-        numbers(reinterpret_cast<const GroupNumbers*>(groups + rows * groups_of(in_features))),
-        of_row(groups_of(in_features)) {}
+        numbers(reinterpret_cast<const GroupNumbers*>(memory + layout.numbers)),
+        of_row(layout.of_row) {}
 
   /// Without those in front of row `first`.
   [[nodiscard]] IntegerRows from(std::int64_t first) const {
@@ -82,9 +97,6 @@ struct IntegerRows {
     rest.groups += first * of_row;
     rest.numbers += first * of_row;
     return rest;
-  }
-  static constexpr std::int64_t groups_of(std::int64_t in_features) {
-    return (in_features + kQuantizedGroup - 1) / kQuantizedGroup;
   }
 };
 
@@ -276,14 +288,14 @@ constexpr std::int64_t kGroupsAtOnce = 16;
 template <Quantization kForm>
 bool make_rows(const PanelProduct& product, std::int64_t begin, std::int64_t end,
                std::byte* integers) {
-  const IntegerRows rows(integers, product.rows, product.in_features);
+  const IntegerLayout layout(product.rows, product.in_features);
   auto* const groups = reinterpret_cast<IntegerGroup*>(integers);
-  auto* const numbers = reinterpret_cast<GroupNumbers*>(groups + product.rows * rows.of_row);
+  auto* const numbers = reinterpret_cast<GroupNumbers*>(integers + layout.numbers);
   for (std::int64_t row = begin; row < end; ++row) {
     const auto* const x = static_cast<const BFloat16*>(product.x) + row * product.x_stride;
-    for (std::int64_t group = 0; group < rows.of_row; ++group) {
+    for (std::int64_t group = 0; group < layout.of_row; ++group) {
       const std::int64_t first = group * kQuantizedGroup;
-      const std::int64_t at = row * rows.of_row + group;
+      const std::int64_t at = row * layout.of_row + group;
       if (!make_group<kForm>(x + first, std::min(kQuantizedGroup, product.in_features - first),
                              groups[at], numbers[at])) {
         return false;
@@ -331,8 +343,7 @@ bool has_integer_rows(DType x_dtype, Quantization quantization, std::int64_t row
 }
 
 std::size_t integer_row_bytes(std::int64_t rows, std::int64_t in_features) {
-  return static_cast<std::size_t>(rows * IntegerRows::groups_of(in_features)) *
-         (sizeof(IntegerGroup) + sizeof(GroupNumbers));
+  return IntegerLayout(rows, in_features).bytes;
 }
 
 bool make_integer_rows(const PanelProduct& product, std::int64_t begin, std::int64_t end,
@@ -345,7 +356,7 @@ bool make_integer_rows(const PanelProduct& product, std::int64_t begin, std::int
 void multiply_integer_rows(const PanelProduct& product, const std::byte* integers) {
   alignas(64) float sums[kMostIntegerRows * kPanelWidth];
   std::fill_n(sums, product.rows * kPanelWidth, 0.0F);
-  const IntegerRows rows(integers, product.rows, product.in_features);
+  const IntegerRows rows(integers, IntegerLayout(product.rows, product.in_features));
   if (product.quantization == Quantization::int4) {
     multiply<Quantization::int4>(product, rows, sums);
   } else {
