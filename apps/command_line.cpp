@@ -124,7 +124,8 @@ int finish_parse(const CLI::App& application, const CLI::ParseError& error) {
 /// for one reason. The first says it; another speaks only if it is still there after the launcher
 /// had time to end the job.
 void print_error_of_job(std::string_view message) {
-  if (launched_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+  constexpr std::chrono::seconds kTimeOfLauncher{5};
+  if (launched_rank() != 0) std::this_thread::sleep_for(kTimeOfLauncher);
   print_error(message);
 }
 
