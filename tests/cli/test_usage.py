@@ -106,7 +106,9 @@ class Usage(CommandTest):
         for arguments, word in ((("generate", *ids), "3 ranks"),
                                 (("generate", *ids, "--tp", "2"), "--tp 2"),
                                 (("logits", *ids, "--parallel", "ring", "--out", "/no/such/file"),
-                                 "/no/such/file")):
+                                 "/no/such/file"),
+                                (("logits", *ids, "--parallel", "ring", "--out", "/dev/full"),
+                                 "/dev/full")):
             with self.subTest(arguments=arguments):
                 result = subprocess.run(
                     ["mpirun", "-n", "3", "--oversubscribe", "--bind-to", "none", PORTOLAN,
