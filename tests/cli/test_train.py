@@ -202,6 +202,9 @@ class Train(unittest.TestCase):
         self.assert_refused([*model, *batch, "--parallel", "tp", "--emulate-link", "fast"], "fast",
                             "bandwidth")
         self.write_batch(lambda name, shape, values: (
+            shape[::-1] if name == "labels" else shape, values))
+        self.assert_refused([*model, *batch], "'labels'", "[2, 32]", "[32, 2]")
+        self.write_batch(lambda name, shape, values: (
             shape, [900, *values[1:]] if name == "labels" else values))
         self.assert_refused([*model, *batch], "900", "800")
         self.write_batch(lambda name, shape, values: (
