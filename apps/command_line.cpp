@@ -93,6 +93,22 @@ void check_command_names(const CLI::App& application, int argc, const char* cons
   }
 }
 
+/// The arguments as CLI11 takes them, last first. It would take the one after "--option=" for the
+/// option's value, which is empty.
+std::vector<std::string> reversed_arguments(int argc, const char* const* argv) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    const std::string_view argument = argv[i];
+    if (argument.starts_with("--") && argument.find('=') == argument.size() - 1) {
+      arguments.emplace_back();
+      arguments.emplace_back(argument.substr(0, argument.size() - 1));
+    } else {
+      arguments.emplace_back(argument);
+    }
+  }
+  return arguments;
+}
+
 /// The logger itself would go on with its default.
 void check_log_level() {
   const char* level = std::getenv("PORTOLAN_LOG");
@@ -141,7 +157,7 @@ int run_command_line(int argc, const char* const* argv) {
       check_log_level();
       describe(application);
       check_command_names(application, argc, argv);
-      application.parse(argc, argv);
+      application.parse(reversed_arguments(argc, argv));
     } catch (const CLI::ParseError& error) {
       return finish_parse(application, error);
     }

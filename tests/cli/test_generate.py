@@ -91,6 +91,12 @@ class Generate(WithTokenizers):
         self.assertEqual(found["finish_reason"], "stop")
         self.assertEqual(found["ids"], case["ids"][: len(found["ids"])])
 
+    def test_an_empty_value_is_not_the_next_argument(self):
+        found = self.generate("llama-tiny-gqa", "--prompt=", "--seed", 1)
+        self.assertEqual(found, self.generate("llama-tiny-gqa", "--prompt", "", "--seed", 1))
+        self.assertEqual([one["prompt_tokens"] for one in found], [1])
+        self.assert_refused(run("generate", "--model=", "--ids", "1", **QUICK), "model")
+
     def test_a_stop_string_in_the_last_bytes_is_a_reason_too(self):
         # The fourth token is a byte, and not a character: that shows when no other byte can follow.
         case = expected("llama-tiny-gqa")["generation"][0]
