@@ -297,6 +297,8 @@ class Eval(WithTokenizers):
         whole = self.run_json(*arguments)
         self.assertEqual(self.run_json(*arguments, "--seq-len", 7)["scored_tokens"],
                          whole["scored_tokens"])
+        # A window takes no more memory than the text.
+        self.assertEqual(self.run_json(*arguments, "--seq-len", 1 << 62)["loss"], whole["loss"])
 
 
 class Text(WithTokenizers):
