@@ -161,7 +161,10 @@ int run_command_line(int argc, const char* const* argv) {
     } catch (const CLI::ParseError& error) {
       return finish_parse(application, error);
     }
-    if (std::fflush(stdout) != 0) throw Error("stdout: what was printed could not be written");
+    // What was flushed before may have failed before.
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+      throw Error("stdout: what was printed could not be written");
+    }
     return 0;
   } catch (const Error& error) {
     print_error_of_job(error.what());
