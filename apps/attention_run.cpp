@@ -87,8 +87,8 @@ void compute(const AttentionRequest& request, const AttentionFile& file, Device 
   const AttentionExtents& extents = file.extents();
   const AttentionProblem problem = read_problem(request, file, dtype, device);
   const std::vector<AttentionChoice> chosen = choices(request, problem);
-  if (!request.common.quiet) print_line(chosen);
   SafetensorsWriter writer(request.out, output_tensors(request, file));
+  if (!request.common.quiet) print_line(chosen);
   const Tensor out = Tensor::empty(problem.q.shape(), DType::f32, device);
   const Tensor log_sum_exp =
       Tensor::empty({extents.batch, extents.heads, extents.query_tokens}, DType::f32, device);

@@ -204,7 +204,9 @@ void run(const Request& request) {
   const ModelConfig config = config_of(request);
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
     const bool is_root = runtime.world().rank() == 0;
-    if (is_root && request.out) prepare_output_folder(*request.out);
+    if (request.out) {
+      check_on_first_rank(runtime.world(), [&] { prepare_output_folder(*request.out); });
+    }
     const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
     const std::vector<Row> rows = measure(request, config, layout, runtime);
     if (is_root) report(request, config, layout, rows, runtime, machine);

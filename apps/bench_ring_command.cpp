@@ -211,7 +211,9 @@ void run(const Request& request) {
     require(runtime.world().size() > 1,
             "bench ring needs several ranks: mpirun -n 2 portolan bench ring");
     const bool is_root = runtime.world().rank() == 0;
-    if (is_root && request.out) prepare_output_folder(*request.out);
+    if (request.out) {
+      check_on_first_rank(runtime.world(), [&] { prepare_output_folder(*request.out); });
+    }
     const RingBenchmarkResult result = measure_ring(settings, runtime);
     if (is_root) report(request, settings, runtime, result, machine);
     runtime.world().barrier();

@@ -2,9 +2,10 @@
 #include "apps/collective_run.hpp"
 
 #include <exception>
+#include <string>
 
 #include "core/error.hpp"
-#include "core/error_line.hpp"
+#include "parallel/gather_values.hpp"
 
 namespace portolan {
 
@@ -20,15 +21,23 @@ void run_collectively(const RuntimeOptions& options, const std::function<void(Ru
   Runtime runtime(options);
   try {
     work(runtime);
-  } catch (const Error& error) {
-    if (!runtime.launched()) throw;
-    print_error(error.what());
-    runtime.abort_job(error.exit_code());
   } catch (const std::exception& error) {
     if (!runtime.launched()) throw;
-    print_error(error.what());
-    runtime.abort_job(1);
+    runtime.abort_job(error);
   }
+}
+
+void check_on_first_rank(Communicator& world, const std::function<void()>& check) {
+  std::string refusal;
+  if (world.rank() == 0) {
+    try {
+      check();
+    } catch (const UsageError& error) {
+      refusal = error.what();
+    }
+  }
+  refusal = gather_texts(world, refusal).front();
+  if (!refusal.empty()) throw UsageError(refusal);
 }
 
 }  // namespace portolan

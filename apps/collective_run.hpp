@@ -16,4 +16,8 @@ namespace portolan {
 /// lifetime would leave the others waiting. Alone, the exception goes on to the caller.
 void run_collectively(const RuntimeOptions& options, const std::function<void(Runtime&)>& work);
 
+/// Runs `check` on the first rank, whose files it is about. The UsageError that it throws there is
+/// thrown on every rank. Collective.
+void check_on_first_rank(Communicator& world, const std::function<void()>& check);
+
 }  // namespace portolan

@@ -93,6 +93,22 @@ void check_command_names(const CLI::App& application, int argc, const char* cons
   }
 }
 
+/// The arguments as CLI11 takes them, last first. It would take the one after "--option=" for the
+/// option's value, which is empty.
+std::vector<std::string> reversed_arguments(int argc, const char* const* argv) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    const std::string_view argument = argv[i];
+    if (argument.starts_with("--") && argument.find('=') == argument.size() - 1) {
+      arguments.emplace_back();
+      arguments.emplace_back(argument.substr(0, argument.size() - 1));
+    } else {
+      arguments.emplace_back(argument);
+    }
+  }
+  return arguments;
+}
+
 /// The logger itself would go on with its default.
 void check_log_level() {
   const char* level = std::getenv("PORTOLAN_LOG");
@@ -124,7 +140,8 @@ int finish_parse(const CLI::App& application, const CLI::ParseError& error) {
 /// for one reason. The first says it; another speaks only if it is still there after the launcher
 /// had time to end the job.
 void print_error_of_job(std::string_view message) {
-  if (launched_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+  constexpr std::chrono::seconds kTimeOfLauncher{5};
+  if (launched_rank() != 0) std::this_thread::sleep_for(kTimeOfLauncher);
   print_error(message);
 }
 
@@ -140,11 +157,14 @@ int run_command_line(int argc, const char* const* argv) {
       check_log_level();
       describe(application);
       check_command_names(application, argc, argv);
-      application.parse(argc, argv);
+      application.parse(reversed_arguments(argc, argv));
     } catch (const CLI::ParseError& error) {
       return finish_parse(application, error);
     }
-    if (std::fflush(stdout) != 0) throw Error("stdout: what was printed could not be written");
+    // What was flushed before may have failed before.
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+      throw Error("stdout: what was printed could not be written");
+    }
     return 0;
   } catch (const Error& error) {
     print_error_of_job(error.what());

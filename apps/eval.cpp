@@ -120,13 +120,13 @@ void run(const EvalRequest& request) {
   require(ids.size() > 1, "{}: expected a text of at least two tokens, found {}", request.data,
           ids.size());
   require_in_vocabulary(ids, checkpoint.config().common().vocab_size, request.data);
+  const std::int64_t longest = std::min(request.sequence_length, std::ssize(ids));
 
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
     const bool is_root = runtime.world().rank() == 0;
-    const LoadedModel loaded =
-        load_model(checkpoint, request.common, request.sequence_length, runtime);
+    const LoadedModel loaded = load_model(checkpoint, request.common, longest, runtime);
     Progress progress(request.common.quiet || !is_root);
-    const std::int64_t window = std::min(request.sequence_length, loaded.model->maximum_length());
+    const std::int64_t window = std::min(longest, loaded.model->maximum_length());
     const Evaluation evaluation = evaluate(*loaded.model, ids, window, progress);
     if (is_root) print(evaluation, text.size(), window, *loaded.model, request.common);
     runtime.world().barrier();

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -45,9 +46,12 @@ class GenerateRun {
   GenerateRun(GenerateRequest request, const Checkpoint& checkpoint)
       : request_(std::move(request)), checkpoint_(checkpoint) {
     check();
-    const auto path = request_.tokenizer ? std::optional<std::filesystem::path>(*request_.tokenizer)
-                                         : find_tokenizer(request_.model);
-    if (path) tokenizer_ = load_tokenizer(*path);
+    if (request_.tokenizer) {
+      tokenizer_ = load_tokenizer(*request_.tokenizer);
+    } else if (find_tokenizer(request_.model)) {
+      // The folder, not its tokenizer's file alone: others say what goes round texts.
+      tokenizer_ = load_tokenizer(request_.model);
+    }
     read_prompts();
     request_.options.end_ids = end_ids_of(checkpoint_, request_.model, tokenizer_);
   }
@@ -128,6 +132,11 @@ class GenerateRun {
     }
     require(!request_.stream || prompts_.size() == 1, "--stream shows one sequence, found {}",
             prompts_.size());
+    const std::int64_t tokens = longest_prompt() + new_tokens();
+    const std::int64_t positions =
+        outline_of(checkpoint_.config()).longest_sequence.value_or(tokens);
+    require(tokens <= positions, "{} tokens of the prompt and {} new ones exceed the {} of {}",
+            longest_prompt(), new_tokens(), positions, request_.model);
   }
 
   [[nodiscard]] TokenIds encode(const std::string& prompt) const {
@@ -166,14 +175,21 @@ class GenerateRun {
     since_token_ = Stopwatch();
     if (options.beams > 1) {
       for (std::size_t i = 0; i < prompts_.size(); ++i) {
-        sequences_.push_back(beam_search(scorer, prompts_[i], options));
+        GeneratedSequence best = beam_search(scorer, prompts_[i], options);
         // Stop strings end a text, not the search for it.
-        for (const std::int32_t id : sequences_.back().ids) add_text(i, id);
+        const auto last =
+            std::ranges::find_if(best.ids, [&](std::int32_t id) { return add_text(i, id); });
+        if (last != best.ids.end()) best.ids.erase(last + 1, best.ids.end());
+        sequences_.push_back(std::move(best));
       }
     } else {
       sequences_ = generate(scorer, prompts_, options);
     }
-    for (TextStream& stream : streams_) show(stream.finish());
+    for (std::size_t i = 0; i < streams_.size(); ++i) {
+      show(streams_[i].finish());
+      // A stop text may show only now, in characters that more tokens could have changed.
+      if (streams_[i].stopped()) sequences_[i].finish_reason = FinishReason::stopped;
+    }
     seconds_ = stopwatch.seconds();
   }
 

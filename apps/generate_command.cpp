@@ -13,11 +13,8 @@ void add_generate_command(CLI::App& application) {
   const auto request = std::make_shared<GenerateRequest>();
   GenerateRequest* const r = request.get();  // `request` lives in the callback below
   command->add_option("--model", r->model, "Folder of the model")->required()->type_name("DIR");
-  command->add_option("--prompt", r->prompts, "Text to continue; several times for several texts")
-      ->type_name("TEXT")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->allow_extra_args(false);
+  add_texts_option(*command, "--prompt", "Text to continue; several times for several texts",
+                   "TEXT", r->prompts);
   command
       ->add_option("--ids", r->ids,
                    "Token ids instead, used as given: sequences by ';', ids by ','")
@@ -51,11 +48,8 @@ void add_generate_command(CLI::App& application) {
       ->add_option("--length-penalty", options.length_penalty,
                    "With --beams: exponent of the length that scores are divided by (default 1)")
       ->type_name("X");
-  command->add_option("--stop", r->stops, "End before this text; several times for several")
-      ->type_name("TEXT")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->allow_extra_args(false);
+  add_texts_option(*command, "--stop", "End before this text; several times for several", "TEXT",
+                   r->stops);
   command->add_flag("--stream", r->stream, "Print text as it comes");
   command->add_flag_callback(
       "--no-cache", [r] { r->use_cache = false; }, "Compute all tokens anew for each new one");

@@ -2,16 +2,22 @@
 // `portolan inference`: the command line of the published inference script, flag by flag, so that
 // its users' job files run with another program's name in them.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "apps/commands.hpp"
 #include "apps/generate.hpp"
+#include "apps/training_data.hpp"
 #include "core/error.hpp"
 #include "core/log.hpp"
+#include "core/mapped_file.hpp"
 #include "models/checkpoint.hpp"
 #include "models/registry.hpp"
 
@@ -23,6 +29,9 @@ struct InferenceRequest {
   std::string architecture = "llama";
   std::optional<std::string> variant;
   std::optional<std::string> source;
+  std::optional<std::string> context_file;
+  bool distributed = false;
+  bool batch_input = false;
 };
 
 DType dtype_of(const std::string& text) {
@@ -45,16 +54,46 @@ void check_names(const InferenceRequest& request, const Checkpoint& checkpoint) 
   require(found == architecture.name, "--architecture {}: {} holds a model of {}",
           request.architecture, request.generate.model, found);
   if (!request.variant) return;
-  for (const ModelVariant& variant : architecture.variants) {
-    if (variant.name != *request.variant) continue;
-    if (variant.config.common().hidden_size != checkpoint.config().common().hidden_size) {
-      log().warn("--variant {}: {} is of another size, which counts", *request.variant,
-                 request.generate.model);
-    }
-    return;
+  const auto variant =
+      std::ranges::find(architecture.variants, *request.variant, &ModelVariant::name);
+  if (variant == architecture.variants.end()) {
+    log().warn("--variant {}: not a size that is known here; that of {} counts", *request.variant,
+               request.generate.model);
+  } else if (variant->config.common().hidden_size != checkpoint.config().common().hidden_size) {
+    log().warn("--variant {}: {} is of another size, which counts", *request.variant,
+               request.generate.model);
   }
-  throw UsageError(
-      fmt::format("--variant: {} has no variant '{}'", architecture.name, *request.variant));
+}
+
+/// The script has prompts of its own, of which --batch_input takes both.
+std::vector<std::string> prompts_of(const InferenceRequest& request) {
+  std::vector<std::string> prompts = request.generate.prompts;
+  if (prompts.empty()) {
+    prompts = {"Question: How is a chart of the sea read?\nAnswer:"};
+    if (request.batch_input) prompts.emplace_back("Question: Why is the sea salt?\nAnswer:");
+  }
+  if (request.context_file) {
+    const std::string context = read_text_file(*request.context_file, kLargestText);
+    for (std::string& prompt : prompts) prompt = context + "\n" + prompt;
+  }
+  return prompts;
+}
+
+/// How PyTorch runs a model: whatever they say, the tokens are the same, and there is nothing here
+/// to be chosen.
+void add_idle_options(CLI::App& command) {
+  const std::string help = "Taken and without effect, as it is about PyTorch alone";
+  for (const char* name : {"--compile", "--deterministic", "--unfuse_weights"}) {
+    command.add_flag(name, help);
+  }
+  add_text_option(command, "--compile_mode", "As --compile", "MODE", [](const std::string& text) {
+    require_one_of("--compile_mode", text, {"default", "reduce-overhead"});
+  });
+  add_text_option(command, "--min_pad_length", "As --compile: padding changes no token", "N",
+                  [](const std::string& text) {
+                    static_cast<void>(parse_integer("--min_pad_length", text, 0,
+                                                    std::numeric_limits<std::int64_t>::max()));
+                  });
 }
 
 }  // namespace
@@ -97,9 +136,15 @@ void add_inference_command(CLI::App& application) {
              require_one_of("--distributed_strategy", text, {"tp", "sp", "ring"});
              r->generate.common.parallel = parallel_mode_from_name(text);
            });
-  command->add_option("--prompt", generate.prompts, "Default: an instruction")->type_name("TEXT");
+  command->add_flag("--distributed", r->distributed,
+                    "Over several ranks: tp unless --distributed_strategy says another");
+  add_texts_option(*command, "--prompt", "Default: a question", "TEXT", generate.prompts);
+  command->add_flag("--batch_input", r->batch_input, "Two default prompts at once");
+  command->add_option("--context_file", r->context_file, "Text that goes before the prompts")
+      ->type_name("FILE");
   command->add_option("--max_new_tokens", generate.options.max_new_tokens, "Default 100")
       ->type_name("N");
+  add_idle_options(*command);
   add_output_options(*command, generate.common);
   command->footer(
       "Examples:\n"
@@ -110,9 +155,9 @@ void add_inference_command(CLI::App& application) {
   command->callback([request] {
     const Checkpoint checkpoint(request->generate.model);
     check_names(*request, checkpoint);
-    if (request->generate.prompts.empty()) {
-      request->generate.prompts = {"Question: How is a chart of the sea read?\nAnswer:"};
-    }
+    CommonOptions& common = request->generate.common;
+    if (request->distributed && !common.parallel) common.parallel = ParallelMode::tp;
+    request->generate.prompts = prompts_of(*request);
     run_generate(std::move(request->generate), checkpoint);
   });
 }

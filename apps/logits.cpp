@@ -9,6 +9,7 @@
 
 #include "apps/collective_run.hpp"
 #include "apps/loaded_model.hpp"
+#include "apps/output_file.hpp"
 #include "apps/token_batch.hpp"
 #include "core/error.hpp"
 #include "core/ops.hpp"
@@ -217,6 +218,7 @@ void run_logits(const LogitsRequest& request) {
   check_lengths(batch, outline_of(checkpoint.config()));
 
   const auto work = [&](Runtime& runtime) {
+    check_on_first_rank(runtime.world(), [&] { prepare_output_file(request.out); });
     const LoadedModel loaded = load_model(checkpoint, request.common, batch.length, runtime,
                                           rows_of_greatest_length(batch));
     const bool is_root = runtime.world().rank() == 0;

@@ -53,6 +53,16 @@ CLI::Option* add_text_option(CLI::App& command, const std::string& name, const s
   return command.add_option_function<std::string>(name, store, help)->type_name(value_name);
 }
 
+CLI::Option* add_texts_option(CLI::App& command, const std::string& name, const std::string& help,
+                              const std::string& value_name, std::vector<std::string>& texts) {
+  // CLI11 would otherwise take a text in brackets for a list of texts.
+  return command.add_option(name, texts, help)
+      ->type_name(value_name)
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
+}
+
 void add_dtype_option(CLI::App& command, const std::string& help, std::optional<DType>& dtype) {
   add_text_option(command, "--dtype", help, "DTYPE", [&dtype](const std::string& text) {
     require_one_of("--dtype", text, {"f32", "bf16", "f16"});

@@ -49,6 +49,9 @@ struct CommonOptions {
 CLI::Option* add_text_option(CLI::App& command, const std::string& name, const std::string& help,
                              const std::string& value_name,
                              const std::function<void(const std::string&)>& store);
+/// An option that may be given several times, each time with one text, of whatever characters.
+CLI::Option* add_texts_option(CLI::App& command, const std::string& name, const std::string& help,
+                              const std::string& value_name, std::vector<std::string>& texts);
 /// --dtype.
 void add_dtype_option(CLI::App& command, const std::string& help, std::optional<DType>& dtype);
 

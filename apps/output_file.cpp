@@ -80,7 +80,9 @@ void prepare_output_folder(const std::filesystem::path& folder) {
 void prepare_output_file(const std::filesystem::path& file) {
   std::error_code error;
   const std::string name = printable(file.string());
-  if (!file.has_filename() || std::filesystem::is_directory(file, error)) {
+  const auto status = std::filesystem::status(file, error);
+  if (!file.has_filename() ||
+      (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))) {
     throw UsageError(fmt::format("{}: expected the name of a file to write", name));
   }
   const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();

@@ -74,8 +74,10 @@ class TrainRun {
   void run(Runtime& runtime) const {
     const ParallelLayout layout = choose_layout(request_.common, runtime.world().size());
     const bool speaks = runtime.world().rank() == 0;
-    if (speaks && request_.out) prepare_output_folder(*request_.out);
-    if (speaks && request_.save_gradients) prepare_output_file(*request_.save_gradients);
+    check_on_first_rank(runtime.world(), [this] {
+      if (request_.out) prepare_output_folder(*request_.out);
+      if (request_.save_gradients) prepare_output_file(*request_.save_gradients);
+    });
     const ModelPlan plan(config_, layout);
     require_memory(
         runtime.world(), runtime.device(),

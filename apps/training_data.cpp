@@ -91,11 +91,11 @@ std::unique_ptr<TrainingData> read_training_batch(const std::string& path,
   const SafetensorsFile file(path);
   const std::vector<std::int64_t> labels = read_token_tensor(file, "labels");
   const auto rows = std::ssize(tokens.rows);
-  if (std::ssize(labels) != rows * tokens.length) {
+  const std::vector<std::int64_t>& found = file.at("labels").shape;
+  if (found != std::vector<std::int64_t>{rows, tokens.length}) {
     throw InputError(
-        fmt::format("{}: tensor 'labels': expected the shape [{}, {}] of input_ids, "
-                    "found {}",
-                    path, rows, tokens.length, shape_text(file.at("labels").shape)));
+        fmt::format("{}: tensor 'labels': expected the shape [{}, {}] of input_ids, found {}", path,
+                    rows, tokens.length, shape_text(found)));
   }
   TrainingBatch batch;
   batch.batch = rows;

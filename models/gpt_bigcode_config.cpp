@@ -146,7 +146,8 @@ bool is_multi_query(const GptBigCodeConfig& config) {
 ModelArchitecture gpt_bigcode_architecture() {
   ModelArchitecture result;
   result.name = "gpt_bigcode";
-  result.classes = {"GPTBigCodeForCausalLM"};
+  // The second is what files name that were made before transformers had the architecture.
+  result.classes = {"GPTBigCodeForCausalLM", "GPTBigCodeLMHeadModel"};
   result.variants = variants();
   result.read_config = [](const JsonObject& config) { return read_gpt_bigcode(config); };
   result.write_config = write;

@@ -126,6 +126,11 @@ std::unique_ptr<Communicator> join_gpus(std::unique_ptr<Communicator> host, Devi
 #endif
 }
 
+int exit_code_of(const std::exception& error) {
+  const auto* own = dynamic_cast<const Error*>(&error);
+  return own == nullptr ? 1 : own->exit_code();
+}
+
 }  // namespace
 
 struct Runtime::State {
@@ -141,18 +146,19 @@ struct Runtime::State {
     } catch (const std::exception& error) {
       if (!session) throw;
       // Unwinding would end the job before anybody could print the reason.
-      print_error(error.what());
-      const auto* own = dynamic_cast<const Error*>(&error);
-      abort(own == nullptr ? 1 : own->exit_code());
+      abort(error);
     }
   }
 
   /// Of a job of several ranks. Peers that wait for this one learn that they need not.
-  [[noreturn]] void abort(int exit_code) noexcept {
+  [[noreturn]] void abort(const std::exception& error) noexcept {
+    const int exit_code = exit_code_of(error);
+    const bool is_common = exit_code == 2;  // bad options and bad files
+    if (!is_common) print_error(error.what());
     if (world) {
       world->give_up(fmt::format("rank {} stopped because of an error of its own", world->rank()));
     }
-    session->abort(exit_code);
+    session->abort(exit_code, is_common ? error.what() : "");
   }
 
   void start(const RuntimeOptions& options) {
@@ -180,10 +186,7 @@ struct Runtime::State {
     static_cast<void>(backend_of(device));  // says so if this build has no such device
     if (joins_gpus) {
       world = join_gpus(std::move(world), device, transport.deadline,
-                        [this](const std::string& reason) {
-                          print_error(reason);
-                          abort(1);
-                        });
+                        [this](const std::string& reason) { abort(CommunicationError(reason)); });
     }
     world->emulate_link(options.link);
   }
@@ -263,9 +266,10 @@ nlohmann::ordered_json Runtime::description() const {
 
 bool Runtime::launched() const noexcept { return state_->session.has_value(); }
 
-void Runtime::abort_job(int exit_code) noexcept {
-  if (state_->session) state_->abort(exit_code);
-  std::_Exit(exit_code);
+void Runtime::abort_job(const std::exception& error) noexcept {
+  if (state_->session) state_->abort(error);
+  print_error(error.what());
+  std::_Exit(exit_code_of(error));
 }
 
 }  // namespace portolan

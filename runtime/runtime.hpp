@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <exception>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -47,9 +48,10 @@ class Runtime {
 
   /// True if a launcher such as mpirun started this process, alone or with others.
   [[nodiscard]] bool launched() const noexcept;
-  /// Ends every rank of the job with `exit_code`; to be called when this rank cannot go on and
-  /// others may be waiting for it.
-  [[noreturn]] void abort_job(int exit_code) noexcept;
+  /// Prints `error` and ends every rank of the job with its exit code; to be called when this rank
+  /// cannot go on and others may be waiting for it. What is wrong with options and files (exit code
+  /// 2) ranks find alike: one of them says it.
+  [[noreturn]] void abort_job(const std::exception& error) noexcept;
 
  private:
   struct State;

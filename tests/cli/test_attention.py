@@ -315,7 +315,7 @@ class Refusals(AttentionTest):
                 self.assert_refused(run("attention", "--input", case, "--out", self.out), str(case))
         write_tensors(self.input, good_tensors())
         nowhere = os.path.join(self.folder.name, "none", "out.safetensors")
-        result = run("attention", "--input", self.input, "--out", nowhere, "--quiet")
+        result = run("attention", "--input", self.input, "--out", nowhere)
         self.assert_refused(result, nowhere)
 
 

@@ -91,6 +91,32 @@ class Generate(WithTokenizers):
         self.assertEqual(found["finish_reason"], "stop")
         self.assertEqual(found["ids"], case["ids"][: len(found["ids"])])
 
+    def test_an_empty_value_is_not_the_next_argument(self):
+        found = self.generate("llama-tiny-gqa", "--prompt=", "--seed", 1)
+        self.assertEqual(found, self.generate("llama-tiny-gqa", "--prompt", "", "--seed", 1))
+        self.assertEqual([one["prompt_tokens"] for one in found], [1])
+        self.assert_refused(run("generate", "--model=", "--ids", "1", **QUICK), "model")
+
+    def test_a_stop_string_in_the_last_bytes_is_a_reason_too(self):
+        # The fourth token is a byte, and not a character: that shows when no other byte can follow.
+        case = expected("llama-tiny-gqa")["generation"][0]
+        (found,) = self.run_json("generate", "--model", self.model("llama-tiny-gqa"), "--prompt",
+                                 case["prompt"], "--max-new-tokens", 4, "--stop", "\ufffd")["sequences"]
+        self.assertEqual(found["ids"], case["ids"][:4])
+        self.assertEqual(found["text"], case["text"][: case["text"].index("\ufffd")])
+        self.assertEqual(found["finish_reason"], "stop")
+
+    def test_a_stop_string_ends_the_text_of_beams_alike(self):
+        case = expected("llama-tiny-gqa")["generation"][0]
+        beams = ("--prompt", case["prompt"], "--beams", 3)
+        (whole,) = self.generate("llama-tiny-gqa", *beams)
+        stop = whole["text"][4:6]
+        (found,) = self.generate("llama-tiny-gqa", *beams, "--stop", stop)
+        self.assertEqual(found["text"], whole["text"][: whole["text"].index(stop)])
+        self.assertEqual((whole["finish_reason"], found["finish_reason"]), ("length", "stop"))
+        self.assertLess(len(found["ids"]), len(whole["ids"]))
+        self.assertEqual(found["ids"], whole["ids"][: len(found["ids"])])
+
     def test_streaming_prints_the_same_text(self):
         case = expected("llama3-tiny-tied")["generation"][0]
         arguments = ("generate", "--model", self.model("llama3-tiny-tied"), "--prompt",
@@ -144,6 +170,8 @@ class Generate(WithTokenizers):
                 ((*model, "--prompt", "a", "--max-new-tokens", "-1"), ["--max-new-tokens"]),
                 ((*without, "--prompt", "a"), ["tokenizer"]),
                 ((*without, "--ids", "1", "--stop", "a"), ["--stop"]),
+                (("generate", "--model", self.model("gpt-bigcode-tiny"), "--ids", "1,2",
+                  "--max-new-tokens", "127"), ["2 tokens", "127 new", "128 of", "gpt-bigcode-tiny"]),
                 (("generate", "--model", self.model("roberta-tiny"), "--prompt", "a"), ["causal"]),
                 (("fill-mask", "--model", self.model("llama-tiny-gqa"), "--prompt", "a"), ["mask"]),
                 (("fill-mask", "--model", self.model("roberta-tiny"), "--prompt", "a"), ["<mask>"]),
@@ -269,6 +297,8 @@ class Eval(WithTokenizers):
         whole = self.run_json(*arguments)
         self.assertEqual(self.run_json(*arguments, "--seq-len", 7)["scored_tokens"],
                          whole["scored_tokens"])
+        # A window takes no more memory than the text.
+        self.assertEqual(self.run_json(*arguments, "--seq-len", 1 << 62)["loss"], whole["loss"])
 
 
 class Text(WithTokenizers):
@@ -302,6 +332,23 @@ class Text(WithTokenizers):
         self.assertAlmostEqual(first["loss"], loss / 15, 4)
 
 
+    def test_files_beside_the_tokenizer_say_what_goes_round_a_prompt(self):
+        folder = pathlib.Path(self.folder.name) / "without bos"
+        folder.mkdir()
+        for path in (MODELS / "llama-tiny-gqa" / "config.json",
+                     MODELS / "llama-tiny-gqa" / "model.safetensors",
+                     DATA / "tokenizers" / "llama2-spm" / "tokenizer.model"):
+            os.symlink(path, folder / path.name)
+        for add_bos in (True, False):
+            (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": add_bos}), "utf-8")
+            tokens = subprocess.run([PORTOLAN, "tokenize", "--model", folder], capture_output=True,
+                                    input='"You may"\n', text=True, env=clean_environment())
+            (found,) = self.run_json("generate", "--model", folder, "--prompt", "You may",
+                                     "--max-new-tokens", 1)["sequences"]
+            ids = json.loads(tokens.stdout)
+            self.assertEqual((found["prompt_tokens"], 1 in ids), (len(ids), add_bos))
+
+
 class Inference(WithTokenizers):
     def test_the_published_command_line_runs(self):
         model = self.model("llama-tiny-gqa")
@@ -314,6 +361,32 @@ class Inference(WithTokenizers):
         self.assert_refused(run(*arguments, "--device_type", "mps", **QUICK), "mps", "cpu")
         meta = [word if word != "hf" else "meta" for word in arguments]
         self.assert_refused(run(*meta, **QUICK), "--model_source meta", "hf")
+
+    def test_all_flags_of_the_published_script_are_taken(self):
+        model = self.model("llama-tiny-gqa")
+        arguments = ("inference", "--model_path", model, "--max_new_tokens", 5)
+        (plain,) = self.run_json(*arguments)["sequences"]
+        for extra in (("--compile", "--compile_mode", "reduce-overhead"), ("--deterministic",),
+                      ("--unfuse_weights",), ("--min_pad_length", 64), ("--distributed",)):
+            with self.subTest(extra=extra):
+                self.assertEqual(self.run_json(*arguments, *extra)["sequences"], [plain])
+        both = self.run_json(*arguments, "--batch_input")["sequences"]
+        self.assertEqual((len(both), both[0]), (2, plain))
+        context = pathlib.Path(self.folder.name) / "context"
+        context.write_text("You may copy", "utf-8")
+        (found,) = self.run_json(*arguments, "--context_file", context, "--prompt", "and")["sequences"]
+        (expected,) = self.run_json(*arguments, "--prompt", "You may copy\nand")["sequences"]
+        self.assertEqual(found, expected)
+        # A text in brackets is a text, not a list of two.
+        prompt = "[INST] You, may [/INST]"
+        (found,) = self.run_json(*arguments, "--prompt", prompt)["sequences"]
+        (expected,) = self.run_json("generate", "--model", model, "--prompt", prompt,
+                                    "--max-new-tokens", 5)["sequences"]
+        self.assertEqual(found, expected)
+        # The folder says what the size is, also where a name of it is known to the script alone.
+        result = run(*arguments, "--variant", "granite-7b", **QUICK)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stderr, r"\A[^\n]*granite-7b[^\n]*\n\Z")
 
 
 if __name__ == "__main__":

@@ -162,6 +162,15 @@ class Train(unittest.TestCase):
         self.write_batch(to_the_left)
         self.assertEqual(self.golden_run("--steps", 1)[0]["loss"], right[0]["loss"])
 
+    def test_lines_that_could_not_be_written_are_an_error(self):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            result = subprocess.run(
+                [PORTOLAN, "train", "--model", MODEL, "--batch", self.batch, "--steps", "1"],
+                stdout=full, stderr=subprocess.PIPE, text=True, timeout=200,
+                env=clean_environment(OMP_NUM_THREADS="1"))
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertRegex(result.stderr, r"\Aportolan: error: stdout: [^\n]+\n\Z")
+
     def assert_refused(self, arguments, *words, ranks=1):
         out = self.folder / "refused"
         result = run([*arguments, "--out", out], ranks)
@@ -201,6 +210,9 @@ class Train(unittest.TestCase):
                              1 << 20], "1048576")
         self.assert_refused([*model, *batch, "--parallel", "tp", "--emulate-link", "fast"], "fast",
                             "bandwidth")
+        self.write_batch(lambda name, shape, values: (
+            shape[::-1] if name == "labels" else shape, values))
+        self.assert_refused([*model, *batch], "'labels'", "[2, 32]", "[32, 2]")
         self.write_batch(lambda name, shape, values: (
             shape, [900, *values[1:]] if name == "labels" else values))
         self.assert_refused([*model, *batch], "900", "800")

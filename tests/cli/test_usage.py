@@ -100,6 +100,25 @@ class Usage(CommandTest):
             self.assertEqual(second.stdout + second.stderr, "")
             self.assertEqual(first.returncode, second.returncode)
 
+    def test_what_all_ranks_find_wrong_is_one_line(self):
+        model = DATA / "models" / "llama-tiny-gqa"
+        ids = ("--model", model, "--ids", "1,2")
+        for arguments, word in ((("generate", *ids), "3 ranks"),
+                                (("generate", *ids, "--tp", "2"), "--tp 2"),
+                                (("logits", *ids, "--parallel", "ring", "--out", "/no/such/file"),
+                                 "/no/such/file"),
+                                (("logits", *ids, "--parallel", "ring", "--out", "/dev/full"),
+                                 "/dev/full")):
+            with self.subTest(arguments=arguments):
+                result = subprocess.run(
+                    ["mpirun", "-n", "3", "--oversubscribe", "--bind-to", "none", PORTOLAN,
+                     *map(str, arguments), "--threads", "1"], capture_output=True, text=True,
+                    timeout=600, env=clean_environment(OMP_PROC_BIND="false"))
+                self.assertEqual(result.returncode, 2, result.stderr)
+                errors = re.findall(r"(?m)^portolan: error: .*$", result.stderr)
+                self.assertEqual(len(errors), 1, result.stderr)
+                self.assertIn(word, errors[0])
+
     def test_one_rank_prints_for_all_where_none_is_needed(self):
         model = DATA / "models" / "llama-tiny-gqa"
         ranks = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}

@@ -242,6 +242,15 @@ TEST(ModelConfig, GptBigCodeIsReadWithItsOwnNames) {
   EXPECT_THROW(static_cast<void>(config.llama()), UnsupportedError);
 }
 
+TEST(ModelConfig, NamesOfEarlyRepositoriesAreTheSameArchitectures) {
+  json bigcode = json::parse(kBigCode);
+  bigcode["architectures"] = {"GPTBigCodeLMHeadModel"};
+  EXPECT_EQ(parse(bigcode).architecture, "gpt_bigcode");
+  json llama = sound();
+  llama["architectures"] = {"LLaMAForCausalLM"};
+  EXPECT_EQ(parse(llama).architecture, "llama");
+}
+
 TEST(ModelConfig, GelusOfSeveralNamesAreTheirFormulas) {
   json document = json::parse(kBigCode);
   const auto kind = [&](const char* name) {

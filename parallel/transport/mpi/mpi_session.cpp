@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "core/error.hpp"
+#include "core/error_line.hpp"
 #include "core/log.hpp"
 #include "parallel/transport/mpi/mpi_group.hpp"
 #include "parallel/transport/mpi/mpi_world.hpp"
@@ -88,7 +89,7 @@ int MpiSession::node_count() const noexcept {
   return nodes;
 }
 
-void MpiSession::abort(int exit_code) noexcept {
+void MpiSession::abort(int exit_code, std::string_view common_error) noexcept {
   std::fflush(nullptr);
   const std::vector<int>& codes = world_->end_codes;
   const auto give_up_waiting = std::chrono::steady_clock::now() + kAbortGrace;
@@ -98,6 +99,8 @@ void MpiSession::abort(int exit_code) noexcept {
   } while (std::find(codes.begin(), codes.end(), MpiWorld::kGoesOn) != codes.end() &&
            std::chrono::steady_clock::now() < give_up_waiting);
   const int decisive = decisive_rank(codes);
+  if (!common_error.empty() && (decisive == rank() || decisive >= size()))
+    print_error(common_error);
   if (decisive < size()) exit_code = codes[static_cast<std::size_t>(decisive)];
   // One rank is enough to end the job, and launchers get confused by several. This process is ended
   // while it sleeps, unless that rank could not do it.

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <memory>
+#include <string_view>
 
 namespace portolan {
 
@@ -36,9 +37,10 @@ class MpiSession {
 
   /// Ends all ranks. Before, it waits (seconds at most) until every rank has come here or cannot,
   /// so that each can say why it fails. The job's exit code is that of the first rank by number
-  /// with another code than 1, which ranks have that fail only because others do. May be called
-  /// from one thread only.
-  [[noreturn]] void abort(int exit_code) noexcept;
+  /// with another code than 1, which ranks have that fail only because others do. That rank prints
+  /// `common_error`, if there is one: for what other ranks find as well. May be called from one
+  /// thread only.
+  [[noreturn]] void abort(int exit_code, std::string_view common_error = {}) noexcept;
 
   /// For the communicators over MPI.
   [[nodiscard]] const std::shared_ptr<MpiWorld>& world() const noexcept { return world_; }
