@@ -49,7 +49,7 @@ std::vector<CollectiveCase> cases_of(const Request& request) {
 
 std::string table_header() {
   return "collective      dtype       bytes    min us  median us    p80 us  peak MB  algbw GB/s  "
-         "busbw GB/s  limit  of limit  max error";
+         "busbw GB/s  limit   of limit  max error";
 }
 
 std::string table_line(const CollectiveRow& row) {
@@ -57,7 +57,7 @@ std::string table_line(const CollectiveRow& row) {
                                         name_of(row.setting.dtype), row.setting.bytes);
   if (!row.refusal.empty()) return start + row.refusal;
   const SampleSummary seconds = summary_of(row.samples_s);
-  return start + fmt::format("{:>8}  {:>9}  {:>8}  {:>7}  {:>10}  {:>10}  {:<5}  {:>8}  {:>9}",
+  return start + fmt::format("{:>8}  {:>9}  {:>8}  {:>7}  {:>10}  {:>10}  {:<6}  {:>8}  {:>9}",
                              number_text(1e6 * seconds.minimum), number_text(1e6 * seconds.median),
                              number_text(1e6 * seconds.percentile80),
                              number_text(1e-6 * static_cast<double>(row.peak_bytes)),
@@ -187,11 +187,9 @@ void add_bench_collectives_command(CLI::App& bench) {
       "over\n"
       "the time; busbw: the bus bandwidth of nccl-tests, algbw times 2 (p-1)/p for all_reduce of "
       "p\n"
-      "ranks, 1 for broadcast, (p-1)/p for the others. 'of limit' is the time that the ranks "
-      "take,\n"
-      "all at once and between the samples, to copy as much memory as the collective must read "
-      "and\n"
-      "write, over its own; or that of the emulated link, if that is longer. Error: against f64.\n"
+      "ranks, 1 for broadcast, (p-1)/p for the others. 'of limit' is the time of the collective's\n"
+      "sums and copies in each rank's own memory, all ranks at once and between the samples, over\n"
+      "its own time; or that of the emulated link, if it is longer. Error: against f64.\n"
       "Examples:\n"
       "  mpirun -n 2 portolan bench collectives\n"
       "  mpirun -n 2 portolan bench collectives --collectives all_reduce --sizes 1kB,1MB,100MB "

@@ -52,12 +52,4 @@ MemoryRead::MemoryRead(Device device, int ranks)
 
 void MemoryRead::run() const { static_cast<void>(ops::sum_of_squares(memory_)); }
 
-MemoryCopy::MemoryCopy(std::int64_t elements, DType dtype, Device device)
-    : source_(Tensor::empty({elements}, dtype, device)),
-      target_(Tensor::empty({elements}, dtype, device)) {
-  ops::fill(source_, 0.0F);
-}
-
-void MemoryCopy::run() const { ops::copy(source_, target_); }
-
 }  // namespace portolan

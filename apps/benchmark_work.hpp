@@ -40,15 +40,4 @@ class MemoryRead {
   Tensor memory_;
 };
 
-/// A copy from one place in this rank's memory to another.
-class MemoryCopy {
- public:
-  MemoryCopy(std::int64_t elements, DType dtype, Device device);
-  void run() const;
-
- private:
-  Tensor source_;
-  Tensor target_;
-};
-
 }  // namespace portolan

@@ -18,6 +18,15 @@ constexpr int kRoot = 0;
 /// Compared at a time.
 constexpr std::int64_t kErrorElements = std::int64_t{1} << 20;
 
+std::vector<Tensor> zeros(int count, std::int64_t elements, DType dtype, Device device) {
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < count; ++i) {
+    tensors.push_back(Tensor::empty({elements}, dtype, device));
+    ops::fill(tensors.back(), 0.0F);
+  }
+  return tensors;
+}
+
 bool starts_from_shares(Collective collective) {
   return collective == Collective::all_gather || collective == Collective::ring_shift;
 }
@@ -141,6 +150,36 @@ double CollectiveWork::error_of(const Tensor& block, std::int64_t first,
     largest = std::max(largest, largest_difference(expected, found.data()));
   }
   return largest;
+}
+
+LocalWork::Pieces LocalWork::pieces(Collective collective, std::int64_t elements, int rank,
+                                    int ranks) {
+  const std::int64_t share = elements / ranks;
+  switch (collective) {
+    case Collective::all_reduce:  // a rank's share of every rank's tensor, and to all of them
+      return {.sums = true, .elements = share, .sources = ranks};
+    case Collective::reduce_scatter:
+      return {.sums = true, .elements = share, .sources = ranks, .targets = 1};
+    case Collective::all_gather:
+      return {.elements = share, .sources = ranks, .targets = ranks};
+    case Collective::ring_shift:
+      return {.elements = share, .sources = ranks - 1, .targets = ranks - 1};
+    case Collective::broadcast:
+      return rank == kRoot ? Pieces{} : Pieces{.elements = elements, .sources = 1, .targets = 1};
+    case Collective::barrier:
+      break;
+  }
+  return {};
+}
+
+LocalWork::LocalWork(const Pieces& pieces, DType dtype, Device device)
+    : sums_(pieces.sums),
+      sources_(zeros(pieces.sources, pieces.elements, dtype, device)),
+      targets_(zeros(pieces.targets, pieces.elements, dtype, device)) {}
+
+void LocalWork::run() const {
+  if (sums_) return ops::sum(sources_, targets_.empty() ? sources_ : targets_);
+  for (std::size_t i = 0; i < sources_.size(); ++i) ops::copy(sources_[i], targets_[i]);
 }
 
 }  // namespace portolan

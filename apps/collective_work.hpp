@@ -55,4 +55,30 @@ class CollectiveWork {
   Tensor shard_;
 };
 
+/// The sums and copies that a rank has to make where the blocks of other ranks are read and written
+/// in place, in memory of its own: a collective without other ranks.
+class LocalWork {
+ public:
+  /// Tensors of so many elements each. A sum of all sources goes to each target, or to each source
+  /// if there is none; a copy of each source to its target.
+  struct Pieces {
+    bool sums = false;
+    std::int64_t elements = 0;
+    int sources = 0;
+    int targets = 0;
+    friend bool operator==(const Pieces&, const Pieces&) = default;
+  };
+  /// `elements` of the whole tensor, a multiple of the ranks. Rank 0 broadcasts.
+  [[nodiscard]] static Pieces pieces(Collective collective, std::int64_t elements, int rank,
+                                     int ranks);
+
+  LocalWork(const Pieces& pieces, DType dtype, Device device);
+  void run() const;
+
+ private:
+  bool sums_;
+  std::vector<Tensor> sources_;
+  std::vector<Tensor> targets_;
+};
+
 }  // namespace portolan

@@ -7,7 +7,6 @@
 #include <optional>
 #include <utility>
 
-#include "apps/benchmark_work.hpp"
 #include "apps/memory_check.hpp"
 #include "core/backend.hpp"
 #include "parallel/gather_values.hpp"
@@ -91,30 +90,12 @@ double bus_factor(Collective collective, int ranks) {
   return 0.0;
 }
 
-std::int64_t copied_elements(Collective collective, std::int64_t elements, int rank, int ranks) {
-  const std::int64_t share = elements / ranks;
-  switch (collective) {
-    case Collective::all_reduce:  // reads its share of every rank's, and writes it to all of them
-    case Collective::all_gather:
-      return elements;
-    case Collective::reduce_scatter:  // reads as much, and writes one share
-      return (elements + share) / 2;
-    case Collective::ring_shift:
-      return elements - share;
-    case Collective::broadcast:
-      return rank == 0 ? 0 : elements;
-    case Collective::barrier:
-      break;
-  }
-  return 0;
-}
-
 double CollectiveRow::rate() const { return static_cast<double>(setting.bytes) / median_s(); }
 
-double CollectiveRow::limit_s() const { return std::max(summary_of(copy_s).median, link_s); }
+double CollectiveRow::limit_s() const { return std::max(summary_of(local_s).median, link_s); }
 
 std::string_view CollectiveRow::limit() const {
-  return link_s > summary_of(copy_s).median ? "link" : "copy";
+  return link_s > summary_of(local_s).median ? "link" : "memory";
 }
 
 CollectiveRow measure_collective(const CollectiveCase& setting, const SampleLimits& limits,
@@ -122,19 +103,20 @@ CollectiveRow measure_collective(const CollectiveCase& setting, const SampleLimi
   Communicator& world = runtime.world();
   const auto size = static_cast<std::int64_t>(size_of(setting.dtype));
   const std::int64_t elements = CollectiveWork::elements(setting, world.size());
-  const std::int64_t copied =
-      copied_elements(setting.collective, elements, world.rank(), world.size());
+  const LocalWork::Pieces pieces =
+      LocalWork::pieces(setting.collective, elements, world.rank(), world.size());
   CollectiveRow row{.setting = setting, .ranks = world.size()};
   row.setting.bytes = elements * size;
 
   std::optional<CollectiveWork> work;
-  std::optional<MemoryCopy> copy;
+  std::optional<LocalWork> local;
   const bool fits = finds_memory(world, [&] {
     backend_of(runtime.device()).allocator().release_cached();
-    const std::int64_t own = elements + elements / world.size() + 2 * copied;
+    const std::int64_t own =
+        elements + elements / world.size() + pieces.elements * (pieces.sources + pieces.targets);
     require_memory(world, runtime.device(), {.weights = own * size});
     work.emplace(setting, world, runtime.device());
-    copy.emplace(copied, setting.dtype, runtime.device());
+    local.emplace(pieces, setting.dtype, runtime.device());
   });
   if (!fits) {
     row.refusal = "out of memory";
@@ -143,11 +125,11 @@ CollectiveRow measure_collective(const CollectiveCase& setting, const SampleLimi
   check_once(row, *work, runtime);
   work->clear_inputs();
   const CallSeries calls(runtime, [&work] { work->run(); });
-  const CallSeries copies(runtime, [&copy] { copy->run(); });
+  const CallSeries local_calls(runtime, [&local] { local->run(); });
   row.calls_per_sample = calls.calls();
   SampleBudget budget(limits, &world);
   while (budget.next()) {
-    row.copy_s.push_back(copies.sample());
+    row.local_s.push_back(local_calls.sample());
     row.samples_s.push_back(calls.sample());
   }
   return row;

@@ -19,12 +19,6 @@ namespace portolan {
 /// ring_shift of p-1 steps (p-1)/p; broadcast 1.
 [[nodiscard]] double bus_factor(Collective collective, int ranks);
 
-/// Elements that a rank would copy if it had to read and write memory as often as the collective
-/// does at the least, where ranks of a node read each other's blocks in place: half of what it
-/// reads and writes. `elements` of the whole tensor; the root of a broadcast is rank 0.
-[[nodiscard]] std::int64_t copied_elements(Collective collective, std::int64_t elements, int rank,
-                                           int ranks);
-
 struct CollectiveRow {
   CollectiveCase setting;
   int ranks = 1;
@@ -32,7 +26,7 @@ struct CollectiveRow {
   std::string refusal = {};
   std::vector<double> samples_s = {};   ///< of a call, the slowest rank's
   int calls_per_sample = 0;             ///< that follow each other; a sample is their mean
-  std::vector<double> copy_s = {};      ///< of the copies that copied_elements counts
+  std::vector<double> local_s = {};     ///< of LocalWork, all ranks at once
   double link_s = 0.0;                  ///< what the emulated link takes; 0: there is none
   std::int64_t communicated_bytes = 0;  ///< of a call, all ranks together, as they count it
   /// Most that a rank held at a time during a call above the tensors themselves.
@@ -43,9 +37,9 @@ struct CollectiveRow {
   /// Bytes of the whole tensor per second.
   [[nodiscard]] double rate() const;
   [[nodiscard]] double bus_rate() const { return rate() * bus_factor(setting.collective, ranks); }
-  /// The longer one of the copies, all ranks at once, and the emulated link.
+  /// The longer one of the local work and the emulated link.
   [[nodiscard]] double limit_s() const;
-  /// "copy" or "link".
+  /// "memory" or "link".
   [[nodiscard]] std::string_view limit() const;
   [[nodiscard]] double limit_share() const { return limit_s() / median_s(); }
 };

@@ -43,7 +43,7 @@ class BenchCollectives(BenchTest):
         self.assertAlmostEqual(row["algorithm_bytes_per_s"] * median / total, 1, places=9)
         self.assertAlmostEqual(row["bus_bytes_per_s"] / row["algorithm_bytes_per_s"],
                                bus_factor(collective, ranks), places=9)
-        self.assertEqual(row["limit"], "copy")
+        self.assertEqual(row["limit"], "memory")
         self.assertGreater(row["limit_s"], 0)
         self.assertAlmostEqual(row["limit_share"] * median / row["limit_s"], 1, places=9)
         self.check_error(row, ranks)

@@ -58,14 +58,17 @@ TEST(CollectivesBenchmark, BusBandwidthsAreThoseOfNcclTests) {
   EXPECT_DOUBLE_EQ(bus_factor(Collective::broadcast, 4), 1.0);
 }
 
-TEST(CollectivesBenchmark, CopiesReadAndWriteAsOftenAsTheCollective) {
-  // Of 120 elements, 30 are a rank's share.
-  EXPECT_EQ(copied_elements(Collective::all_reduce, 120, 1, 4), (120 + 120) / 2);
-  EXPECT_EQ(copied_elements(Collective::reduce_scatter, 120, 1, 4), (120 + 30) / 2);
-  EXPECT_EQ(copied_elements(Collective::all_gather, 120, 1, 4), (120 + 120) / 2);
-  EXPECT_EQ(copied_elements(Collective::ring_shift, 120, 1, 4), (90 + 90) / 2);
-  EXPECT_EQ(copied_elements(Collective::broadcast, 120, 1, 4), (120 + 120) / 2);
-  EXPECT_EQ(copied_elements(Collective::broadcast, 120, 0, 4), 0);
+TEST(CollectivesBenchmark, LocalWorkHasTheSumsAndCopiesOfOneRank) {
+  using Pieces = LocalWork::Pieces;
+  const auto pieces = [](Collective collective, int rank) {
+    return LocalWork::pieces(collective, 120, rank, 4);
+  };
+  EXPECT_EQ(pieces(Collective::all_reduce, 1), (Pieces{true, 30, 4, 0}));
+  EXPECT_EQ(pieces(Collective::reduce_scatter, 1), (Pieces{true, 30, 4, 1}));
+  EXPECT_EQ(pieces(Collective::all_gather, 1), (Pieces{false, 30, 4, 4}));
+  EXPECT_EQ(pieces(Collective::ring_shift, 1), (Pieces{false, 30, 3, 3}));
+  EXPECT_EQ(pieces(Collective::broadcast, 1), (Pieces{false, 120, 1, 1}));
+  EXPECT_EQ(pieces(Collective::broadcast, 0), (Pieces{false, 0, 0, 0}));
 }
 
 TEST(CollectivesBenchmark, SharesAreEvenAndWhole) {
@@ -74,14 +77,14 @@ TEST(CollectivesBenchmark, SharesAreEvenAndWhole) {
   EXPECT_EQ(CollectiveWork::elements({.dtype = DType::bf16, .bytes = 13}, 3), 9);
 }
 
-TEST(CollectivesBenchmark, TheLimitIsTheLongerOfCopiesAndLink) {
+TEST(CollectivesBenchmark, TheLimitIsTheLongerOfMemoryAndLink) {
   CollectiveRow row{.setting = {.collective = Collective::all_reduce, .bytes = 3000},
                     .ranks = 3,
                     .samples_s = {1e-6, 3e-6, 2e-6},
-                    .copy_s = {1e-6}};
+                    .local_s = {1e-6}};
   EXPECT_DOUBLE_EQ(row.rate(), 1.5e9);
   EXPECT_DOUBLE_EQ(row.bus_rate(), 2e9);
-  EXPECT_EQ(row.limit(), "copy");
+  EXPECT_EQ(row.limit(), "memory");
   EXPECT_DOUBLE_EQ(row.limit_share(), 0.5);
   row.link_s = 1.5e-6;
   EXPECT_EQ(row.limit(), "link");
