@@ -7,8 +7,9 @@
 #include <vector>
 
 #include "apps/attention_pass.hpp"
+#include "apps/benchmark_samples.hpp"
+#include "apps/benchmark_work.hpp"
 #include "attention/attention.hpp"
-#include "core/weight.hpp"
 
 /// Measurement of one attention kernel at a time beside the device's matrix products.
 namespace portolan {
@@ -31,22 +32,8 @@ struct AttentionBenchmarkRow {
 };
 
 struct AttentionBenchmarkLimits {
-  int repeat = 7;                 ///< samples of a row at most
-  double seconds = 1.0;           ///< of a row; no sample starts later, except the first
+  SampleLimits samples;
   std::int64_t memory_bytes = 0;  ///< scratch of a kernel beyond that is "out of memory"
-};
-
-/// A large product of the device in a dtype, whose rate is what attention can be compared with.
-class MatrixProduct {
- public:
-  MatrixProduct(DType dtype, Device device);
-  void run() const;
-  [[nodiscard]] double flops() const;
-
- private:
-  Tensor x_;
-  Weight weight_;
-  Tensor out_;
 };
 
 /// Never throws because of memory or a kernel that refuses: that is the row's result.

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/ops.hpp"
+#include "apps/reference_error.hpp"
 #include "core/random.hpp"
 
 namespace portolan {
@@ -17,31 +17,8 @@ constexpr int kBackwardRows = 8;
 /// How far from the end the keys lie whose gradients are checked.
 constexpr std::array<std::int64_t, 2> kKeysFromEnd{1, 7};
 
-std::vector<float> host_values(const Tensor& tensor) {
-  const Tensor host = ops::to_host(ops::to_dtype(tensor, DType::f32));
-  return {host.data<float>(), host.data<float>() + host.elements()};
-}
-
-double dot(const float* a, const float* b, std::int64_t count) {
-  double sum = 0.0;
-  for (std::int64_t i = 0; i < count; ++i) sum += static_cast<double>(a[i]) * b[i];
-  return sum;
-}
-
 void add_scaled(std::vector<double>& sum, double factor, const float* values) {
   for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += factor * values[i];
-}
-
-/// A NaN counts as infinitely wrong.
-double largest_difference(const std::vector<double>& expected, const float* found) {
-  double largest = 0.0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double difference = std::abs(expected[i] - found[i]);
-    if (!(difference <= largest)) {
-      largest = std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
-    }
-  }
-  return largest;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "apps/attention_error.hpp"
+#include "apps/benchmark_work.hpp"
 #include "attention/block_patterns.hpp"
 #include "core/ops.hpp"
 
@@ -50,15 +51,6 @@ Tensor empty_like(const Tensor& tensor) {
 }
 
 }  // namespace
-
-Tensor random_operand(const Shape& shape, DType dtype, Device device, std::uint64_t seed,
-                      const char* name) {
-  const Tensor tensor = Tensor::empty(shape, dtype, device);
-  const std::int64_t columns = shape[shape.rank() - 1];
-  ops::random_uniform(tensor.view({tensor.elements() / columns, columns}), random_key(seed, name),
-                      {0, 0, columns}, 0.0F, 1.0F);
-  return tensor;
-}
 
 AttentionBenchmarkPass::AttentionBenchmarkPass(const AttentionBenchmarkCase& setting, Device device)
     : setting_(setting) {

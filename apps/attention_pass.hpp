@@ -54,8 +54,4 @@ class AttentionBenchmarkPass {
   AttentionGradients gradients_;
 };
 
-/// Uniform on [-1, 1), the same for the same seed and name.
-[[nodiscard]] Tensor random_operand(const Shape& shape, DType dtype, Device device,
-                                    std::uint64_t seed, const char* name);
-
 }  // namespace portolan

@@ -25,7 +25,6 @@ namespace {
 
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;
 constexpr std::int64_t kMostHeads = std::int64_t{1} << 16;
-constexpr std::int64_t kMostRepeats = 1000000;
 
 struct Request {
   CommonOptions common;
@@ -100,7 +99,7 @@ void tune(const Request& request) {
                   .head_dims = request.head_dims,
                   .lengths = request.lengths,
                   .shape = request.shape,
-                  .rounds = request.limits.repeat,
+                  .rounds = request.limits.samples.repeat,
                   .file = *request.tune});
 }
 
@@ -164,12 +163,7 @@ void add_choice_options(CLI::App& command, Request& request) {
   add("--lengths", "Tokens (default 256,512,1024,2048)", "A,B,C", [&request](const Text& text) {
     request.lengths = parse_integers("--lengths", text, kMostTokens);
   });
-  add("--dtypes", "Of f32, bf16, f16 (default f32)", "A,B,C", [&request](const Text& text) {
-    request.dtypes.clear();
-    for (const Text& name : parse_names("--dtypes", text, {"f32", "bf16", "f16"})) {
-      request.dtypes.push_back(dtype_from_name(name));
-    }
-  });
+  add_dtypes_option(command, request.dtypes);
   add("--passes", "Of forward, backward (default both)", "A,B", [&request](const Text& text) {
     request.passes.clear();
     for (const Text& name : parse_names("--passes", text, {"forward", "backward"})) {
@@ -193,13 +187,7 @@ void add_number_options(CLI::App& command, Request& request) {
   add("--window", "Of the window method (default 256)", kMostTokens, &request.shape.window);
   add("--block", "Rows and columns of a block of block-sparse (default 64)", kMostTokens,
       &request.shape.block);
-  add("--repeat", "Samples of a row, if --seconds allow (default 7)", kMostRepeats,
-      &request.limits.repeat);
-  add_text_option(command, "--seconds",
-                  "No sample of a row starts later than that, except the first (default 1)", "S",
-                  [&request](const Text& text) {
-                    request.limits.seconds = parse_positive_number("--seconds", text);
-                  });
+  add_sample_options(command, request.limits.samples);
   add_text_option(
       command, "--memory-limit",
       "GB; a kernel that wants more scratch is out of memory (default: the machine's memory)", "GB",

@@ -83,21 +83,20 @@ std::string attention_table_line(const AttentionBenchmarkRow& row) {
 }
 
 std::string attention_csv(const std::vector<AttentionBenchmarkRow>& rows) {
-  std::string text =
-      "method,pass,dtype,head_dim,length,batch,heads,kv_heads,samples,min_s,median_s,p80_s,"
-      "peak_bytes,flop_per_s,gemm_flop_per_s,gemm_share,max_error,refusal\n";
+  std::string text = fmt::format(
+      "method,pass,dtype,head_dim,length,batch,heads,kv_heads,{},peak_bytes,flop_per_s,"
+      "gemm_flop_per_s,gemm_share,max_error,refusal\n",
+      kTimesCsvHeader);
   for (const AttentionBenchmarkRow& row : rows) {
     const AttentionBenchmarkCase& s = row.setting;
-    text += fmt::format("{},{},{},{},{},{},{},{},{},", name_of(s.method), name_of(s.pass),
-                        name_of(s.dtype), s.head_dim, s.length, s.batch, s.heads, s.key_heads,
-                        row.samples_s.size());
+    text += fmt::format("{},{},{},{},{},{},{},{},", name_of(s.method), name_of(s.pass),
+                        name_of(s.dtype), s.head_dim, s.length, s.batch, s.heads, s.key_heads);
     if (row.refusal.empty()) {
-      const SampleSummary seconds = summary_of(row.samples_s);
-      text += fmt::format("{},{},{},{},{},{},{},{},\n", seconds.minimum, seconds.median,
-                          seconds.percentile80, row.peak_bytes, row.rate(), row.product_rate,
-                          row.rate() / row.product_rate, row.max_error);
+      text +=
+          fmt::format("{},{},{},{},{},{},\n", times_csv(row.samples_s), row.peak_bytes, row.rate(),
+                      row.product_rate, row.rate() / row.product_rate, row.max_error);
     } else {
-      text += fmt::format(",,,,,,,,{}\n", csv_quoted(row.refusal));
+      text += fmt::format("0,,,,,,,,,{}\n", csv_quoted(row.refusal));
     }
   }
   return text;
@@ -116,11 +115,7 @@ nlohmann::ordered_json attention_json(const std::vector<AttentionBenchmarkRow>& 
                                 {"heads", s.heads},
                                 {"kv_heads", s.key_heads}};
     if (row.refusal.empty()) {
-      const SampleSummary seconds = summary_of(row.samples_s);
-      item["time_s"] = {{"min", seconds.minimum},
-                        {"median", seconds.median},
-                        {"p80", seconds.percentile80},
-                        {"samples", row.samples_s}};
+      item["time_s"] = times_json(row.samples_s);
       item["peak_bytes"] = row.peak_bytes;
       item["flop_per_s"] = row.rate();
       item["gemm_flop_per_s"] = row.product_rate;

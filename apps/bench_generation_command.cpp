@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/benchmark_record.hpp"
 #include "apps/benchmark_samples.hpp"
 #include "apps/collective_run.hpp"
 #include "apps/comparison_table.hpp"
@@ -32,15 +32,15 @@ struct Request {
   CommonOptions common;
   std::string preset = "llama-1b";
   std::optional<std::int64_t> layers;
-  std::vector<std::string> dtypes;
-  std::vector<std::string> quantizations = {"none"};
+  std::vector<DType> dtypes;
+  std::vector<Quantization> quantizations = {Quantization::none};
   GenerationCase setting;
   std::vector<bool> caches = {true};
   std::optional<std::string> out;
 };
 
 struct Row {
-  std::string dtype;
+  DType dtype = DType::f32;
   Quantization quantization = Quantization::none;
   bool use_cache = true;
   GenerationTimes times;
@@ -50,15 +50,14 @@ std::vector<Row> measure(const Request& request, const ModelConfig& config,
                          const ParallelLayout& layout, const Runtime& runtime) {
   const ParallelContext context(runtime.world(), layout);
   std::vector<Row> rows;
-  for (const std::string& dtype : request.dtypes) {
-    for (const std::string& name : request.quantizations) {
-      const Quantization quantization = quantization_from_name(name);
+  for (const DType dtype : request.dtypes) {
+    for (const Quantization quantization : request.quantizations) {
       const std::unique_ptr<WeightSource> weights = make_random_weights(request.common.seed);
       const std::unique_ptr<Model> model =
           make_model({.plan = ModelPlan(config, layout),
                       .context = context,
                       .weights = *weights,
-                      .dtype = dtype_from_name(dtype),
+                      .dtype = dtype,
                       .device = runtime.device(),
                       .maximum_length = request.setting.prompt_tokens + request.setting.new_tokens,
                       .quantization = quantization});
@@ -74,22 +73,21 @@ std::vector<Row> measure(const Request& request, const ModelConfig& config,
 
 nlohmann::ordered_json to_json(const Row& row, int ranks) {
   const GenerationTimes& times = row.times;
-  const SampleSummary token = summary_of(times.token_s);
-  return {
-      {"dtype", row.dtype},
-      {"quantize", name_of(row.quantization)},
-      {"cache", row.use_cache},
-      {"batch", times.batch},
-      {"prompt_tokens", times.prompt_tokens},
-      {"prompt_s", times.prompt_s},
-      {"prompt_products_s", times.prompt_products_s},
-      {"token_s", {{"median", token.median}, {"min", token.minimum}, {"samples", times.token_s}}},
-      {"token_reserved_bytes", times.token_reserved_bytes},
-      {"tokens_per_second", static_cast<double>(times.batch) / token.median},
-      {"bytes_per_token_and_rank", times.token_bytes},
-      {"bytes_per_second", times.decode_rate(ranks)},
-      {"read_bytes_per_second", times.read_rate(ranks)},
-      {"read_share", times.decode_rate(ranks) / times.read_rate(ranks)}};
+  const double median = summary_of(times.token_s).median;
+  return {{"dtype", name_of(row.dtype)},
+          {"quantize", name_of(row.quantization)},
+          {"cache", row.use_cache},
+          {"batch", times.batch},
+          {"prompt_tokens", times.prompt_tokens},
+          {"prompt_s", times.prompt_s},
+          {"prompt_products_s", times.prompt_products_s},
+          {"token_s", times_json(times.token_s)},
+          {"token_reserved_bytes", times.token_reserved_bytes},
+          {"tokens_per_second", static_cast<double>(times.batch) / median},
+          {"bytes_per_token_and_rank", times.token_bytes},
+          {"bytes_per_second", times.decode_rate(ranks)},
+          {"read_bytes_per_second", times.read_rate(ranks)},
+          {"read_share", times.decode_rate(ranks) / times.read_rate(ranks)}};
 }
 
 std::string table(const std::vector<Row>& rows, int ranks) {
@@ -101,15 +99,14 @@ std::string table(const std::vector<Row>& rows, int ranks) {
     const GenerationTimes& times = row.times;
     const double prompt = summary_of(times.prompt_s).median;
     const SampleSummary token = summary_of(times.token_s);
-    text +=
-        fmt::format("{:<5}  {:<7}  {:<5}  {:>12}  {:>11}  {:>8}  {:>8}  {:>8}  {:>8}", row.dtype,
-                    row.quantization == Quantization::none ? row.dtype : name_of(row.quantization),
-                    row.use_cache ? "on" : "off",
-                    number_text(static_cast<double>(times.prompt_tokens * times.batch) / prompt),
-                    percent_text(summary_of(times.prompt_products_s).median / prompt),
-                    number_text(1e3 * token.median), number_text(1e3 * token.minimum),
-                    number_text(1e3 * token.percentile80),
-                    number_text(static_cast<double>(times.batch) / token.median));
+    text += fmt::format(
+        "{:<5}  {:<7}  {:<5}  {:>12}  {:>11}  {:>8}  {:>8}  {:>8}  {:>8}", name_of(row.dtype),
+        weights_text(row.dtype, row.quantization), row.use_cache ? "on" : "off",
+        number_text(static_cast<double>(times.prompt_tokens * times.batch) / prompt),
+        percent_text(summary_of(times.prompt_products_s).median / prompt),
+        number_text(1e3 * token.median), number_text(1e3 * token.minimum),
+        number_text(1e3 * token.percentile80),
+        number_text(static_cast<double>(times.batch) / token.median));
     if (row.use_cache) {
       text += fmt::format("  {:>9}  {:>10}  {:>5}", number_text(1e-9 * times.decode_rate(ranks)),
                           number_text(1e-9 * times.read_rate(ranks)),
@@ -128,13 +125,14 @@ std::string csv(const std::vector<Row>& rows, int ranks) {
   for (const Row& row : rows) {
     const GenerationTimes& times = row.times;
     const SampleSummary token = summary_of(times.token_s);
-    text += fmt::format(
-        "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", row.dtype, name_of(row.quantization),
-        row.use_cache, times.batch, times.prompt_tokens, summary_of(times.prompt_s).median,
-        summary_of(times.prompt_products_s).median, times.token_s.size(), token.median,
-        token.minimum, token.percentile80, static_cast<double>(times.batch) / token.median,
-        times.token_bytes, times.decode_rate(ranks), times.read_rate(ranks),
-        times.decode_rate(ranks) / times.read_rate(ranks));
+    text +=
+        fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", name_of(row.dtype),
+                    name_of(row.quantization), row.use_cache, times.batch, times.prompt_tokens,
+                    summary_of(times.prompt_s).median, summary_of(times.prompt_products_s).median,
+                    times.token_s.size(), token.median, token.minimum, token.percentile80,
+                    static_cast<double>(times.batch) / token.median, times.token_bytes,
+                    times.decode_rate(ranks), times.read_rate(ranks),
+                    times.decode_rate(ranks) / times.read_rate(ranks));
   }
   return text;
 }
@@ -160,29 +158,17 @@ void report(const Request& request, const ModelConfig& config, const ParallelLay
   const int ranks = runtime.world().size();
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const Row& row : rows) list.push_back(to_json(row, ranks));
-  const nlohmann::ordered_json document{{"environment",
-                                         {{"machine", to_json(machine)},
-                                          {"runtime", runtime.description()},
-                                          {"ranks", ranks},
-                                          {"mesh", layout.mesh.to_string()},
-                                          {"sequence_parallel", layout.sequence_parallel},
-                                          {"threads_per_rank", runtime.threads()},
-                                          {"seed", request.common.seed},
-                                          {"emulated_link", request.common.link.to_string()}}},
+  nlohmann::ordered_json environment = environment_of(machine, runtime, request.common);
+  environment["mesh"] = layout.mesh.to_string();
+  environment["sequence_parallel"] = layout.sequence_parallel;
+  const nlohmann::ordered_json document{{"environment", std::move(environment)},
                                         {"model", request.preset},
                                         {"layers", config.common().layers},
                                         {"rows", std::move(list)}};
-  const std::string text = document.dump(2) + "\n";
-  if (request.out) {
-    write_file(std::filesystem::path(*request.out) / "generation.json", text);
-    write_file(std::filesystem::path(*request.out) / "generation.csv", csv(rows, ranks));
+  if (!request.common.json) {
+    fmt::print("{}\n{}", title(request, config, layout, runtime.threads()), table(rows, ranks));
   }
-  if (request.common.json) {
-    fmt::print("{}", text);
-    return;
-  }
-  fmt::print("{}\n{}", title(request, config, layout, runtime.threads()), table(rows, ranks));
-  if (request.out) fmt::print("wrote {}/generation.csv and generation.json\n", *request.out);
+  publish("generation", document, csv(rows, ranks), request.out, request.common.json);
 }
 
 /// What can be wrong with the request is found before ranks work together.
@@ -235,14 +221,8 @@ CLI::App* add_command(CLI::App& bench, const char* name, const char* description
   add("--layers", "Layers of it", "N", [r](const std::string& text) {
     r->layers = parse_integer("--layers", text, 1, kMaximumLayers);
   });
-  add("--dtypes", fmt::format("Of f32, bf16, f16 (default {})", fmt::join(r->dtypes, ",")), "A,B",
-      [r](const std::string& text) {
-        r->dtypes = parse_names("--dtypes", text, {"f32", "bf16", "f16"});
-      });
-  add("--quantize", "Weights as they are or as integers: of none, int8, int4 (default none)", "A,B",
-      [r](const std::string& text) {
-        r->quantizations = parse_names("--quantize", text, {"none", "int8", "int4"});
-      });
+  add_dtypes_option(*command, r->dtypes);
+  add_quantizations_option(*command, r->quantizations);
   add_count("--prompt", "Tokens of a prompt", &r->setting.prompt_tokens);
   add_count("--tokens", "New tokens", &r->setting.new_tokens);
   add_count("--batch", "Sequences", &r->setting.batch);
@@ -263,7 +243,7 @@ CLI::App* add_command(CLI::App& bench, const char* name, const char* description
 
 void add_bench_decode_command(CLI::App& bench) {
   const auto request = std::make_shared<Request>();
-  request->dtypes = {"f32", "bf16"};
+  request->dtypes = {DType::f32, DType::bf16};
   add_command(bench, "decode", "Generated tokens per second beside the memory's read rate", request)
       ->footer(
           "Random weights and prompts. A token reads every weight of a product once, and the "
@@ -279,7 +259,7 @@ void add_bench_decode_command(CLI::App& bench) {
 
 void add_bench_latency_command(CLI::App& bench) {
   const auto request = std::make_shared<Request>();
-  request->dtypes = {"f32"};
+  request->dtypes = {DType::f32};
   request->preset = "llama-34m";
   request->setting.prompt_tokens = 1024;
   request->setting.new_tokens = 256;

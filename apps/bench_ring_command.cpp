@@ -6,7 +6,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -15,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/benchmark_record.hpp"
 #include "apps/benchmark_samples.hpp"
 #include "apps/collective_run.hpp"
 #include "apps/comparison_table.hpp"
@@ -165,16 +165,10 @@ nlohmann::ordered_json rows_of(const std::vector<RingComparison>& comparisons) {
 
 void report(const Request& request, const RingBenchmarkSettings& settings, const Runtime& runtime,
             const RingBenchmarkResult& result, const Machine& machine) {
-  const int ranks = runtime.world().size();
-  const std::vector<RingComparison> comparisons = comparisons_of(result, ranks, settings.link);
+  const std::vector<RingComparison> comparisons =
+      comparisons_of(result, runtime.world().size(), settings.link);
   const nlohmann::ordered_json document{
-      {"environment",
-       {{"machine", to_json(machine)},
-        {"runtime", runtime.description()},
-        {"ranks", ranks},
-        {"threads_per_rank", runtime.threads()},
-        {"transport", runtime.world().description()},
-        {"emulated_link", settings.link.to_string()}}},
+      {"environment", environment_of(machine, runtime, request.common)},
       {"model",
        {{"hidden_size", settings.config.common().hidden_size},
         {"layers", settings.config.common().layers},
@@ -183,18 +177,11 @@ void report(const Request& request, const RingBenchmarkSettings& settings, const
         {"vocab_size", settings.config.common().vocab_size},
         {"dtype", name_of(settings.dtype)}}},
       {"rows", rows_of(comparisons)}};
-  const std::string text = document.dump(2) + "\n";
-  if (request.out) {
-    write_file(std::filesystem::path(*request.out) / "ring.json", text);
-    write_file(std::filesystem::path(*request.out) / "ring.csv", csv(comparisons));
+  if (!request.common.json) {
+    fmt::print("{}; alone: one rank with as many threads; median of {} tokens\n{}",
+               team_text(runtime), settings.tokens, table(comparisons));
   }
-  if (request.common.json) {
-    fmt::print("{}", text);
-    return;
-  }
-  fmt::print("{} ranks x {} threads; alone: one rank with as many threads; median of {} tokens\n{}",
-             ranks, runtime.threads(), settings.tokens, table(comparisons));
-  if (request.out) fmt::print("wrote {}/ring.csv and ring.json\n", *request.out);
+  publish("ring", document, csv(comparisons), request.out, request.common.json);
 }
 
 void run(const Request& request) {

@@ -11,7 +11,7 @@ class App;
 namespace portolan {
 
 void add_attention_command(CLI::App& application);
-/// bench attention, ring, decode, latency.
+/// bench attention, ring, collectives, decode, latency, matmul.
 void add_bench_command(CLI::App& application);
 void add_compare_command(CLI::App& application);
 void add_convert_command(CLI::App& application);

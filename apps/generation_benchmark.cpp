@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "apps/benchmark_samples.hpp"
+#include "apps/benchmark_work.hpp"
 #include "apps/forward_measurement.hpp"
 #include "core/backend.hpp"
 #include "core/ops.hpp"
@@ -14,8 +15,6 @@
 namespace portolan {
 namespace {
 
-/// Far more than any cache holds.
-constexpr std::int64_t kReadElements = std::int64_t{1} << 27;
 constexpr int kReadSamples = 12;
 constexpr int kPromptSamples = 3;
 
@@ -118,18 +117,14 @@ GenerationTimes measure_generation(const Model& model, const GenerationCase& set
     times.prompt_s.push_back(seconds([&] { logits = scorer->start(prompts); }));
   }
 
-  const Tensor memory = Tensor::empty({kReadElements}, DType::f32, model.device());
-  ops::fill(memory, 1.0F);
-  times.read_bytes = static_cast<std::int64_t>(memory.bytes());
+  const MemoryRead memory(model.device(), model.context().world().size());
+  times.read_bytes = memory.bytes();
   Backend& backend = backend_of(model.device());
-  const auto read = [&] {
-    times.read_s.push_back(seconds([&] { static_cast<void>(backend.sum_of_squares(memory)); }));
-  };
   // Between tokens, so that whatever else the machine does hits both.
   const std::int64_t step = std::max<std::int64_t>(1, setting.new_tokens / kReadSamples);
   const std::int64_t reserved = backend.allocator().counters().reserved;
   for (std::int64_t token = 0; token < setting.new_tokens; ++token) {
-    if (token % step == 0) read();
+    if (token % step == 0) times.read_s.push_back(seconds([&] { memory.run(); }));
     const TokenIds ids = likeliest_tokens(logits, setting.batch);
     times.token_s.push_back(seconds([&] { logits = scorer->append(ids); }));
   }

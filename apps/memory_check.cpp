@@ -53,4 +53,14 @@ void require_memory(Communicator& world, Device device, const MemoryNeed& need) 
   }
 }
 
+bool finds_memory(Communicator& world, const std::function<void()>& prepare) {
+  double failed = 0.0;
+  try {
+    prepare();
+  } catch (const OutOfMemoryError&) {
+    failed = 1.0;
+  }
+  return largest_value(world, failed) == 0.0;
+}
+
 }  // namespace portolan

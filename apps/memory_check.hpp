@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "core/device.hpp"
 #include "parallel/communicator.hpp"
@@ -19,5 +20,9 @@ struct MemoryNeed {
 /// the node and the activations of one. Nothing is asked of devices that are not the host's.
 /// Collective. Throws OutOfMemoryError with the figures on every rank.
 void require_memory(Communicator& world, Device device, const MemoryNeed& need);
+
+/// Runs `prepare` on every rank. False on all of them if it threw OutOfMemoryError on any.
+/// Collective.
+[[nodiscard]] bool finds_memory(Communicator& world, const std::function<void()>& prepare);
 
 }  // namespace portolan

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 
+#include "apps/benchmark_samples.hpp"
 #include "core/error.hpp"
 #include "core/printable.hpp"
 
@@ -17,6 +18,14 @@ namespace portolan {
 namespace {
 
 constexpr int kMostThreads = 1 << 16;
+constexpr std::int64_t kMostRepeats = 1000000;
+
+template <typename Values>
+std::string names_of(const Values& values) {
+  std::vector<std::string_view> names;
+  for (const auto value : values) names.push_back(name_of(value));
+  return fmt::format("{}", fmt::join(names, ","));
+}
 
 template <typename Names>
 void require_member(std::string_view option, std::string_view value, const Names& valid) {
@@ -70,6 +79,46 @@ void add_dtype_option(CLI::App& command, const std::string& help, std::optional<
   });
 }
 
+void add_dtypes_option(CLI::App& command, std::vector<DType>& dtypes) {
+  add_text_option(
+      command, "--dtypes", fmt::format("Of f32, bf16, f16 (default {})", names_of(dtypes)), "A,B,C",
+      [&dtypes](const std::string& text) {
+        dtypes.clear();
+        for (const std::string& name : parse_names("--dtypes", text, {"f32", "bf16", "f16"})) {
+          dtypes.push_back(dtype_from_name(name));
+        }
+      });
+}
+
+void add_quantizations_option(CLI::App& command, std::vector<Quantization>& quantizations) {
+  add_text_option(
+      command, "--quantize",
+      fmt::format("Weights as they are or as integers: of none, int8, int4 (default {})",
+                  names_of(quantizations)),
+      "A,B,C", [&quantizations](const std::string& text) {
+        quantizations.clear();
+        for (const std::string& name : parse_names("--quantize", text, {"none", "int8", "int4"})) {
+          quantizations.push_back(quantization_from_name(name));
+        }
+      });
+}
+
+void add_sample_options(CLI::App& command, SampleLimits& limits) {
+  add_text_option(command, "--repeat",
+                  fmt::format("Samples of a row, if --seconds allow (default {})", limits.repeat),
+                  "N", [&limits](const std::string& text) {
+                    limits.repeat =
+                        static_cast<int>(parse_integer("--repeat", text, 1, kMostRepeats));
+                  });
+  add_text_option(
+      command, "--seconds",
+      fmt::format("No sample of a row starts later than that, except the first (default {})",
+                  limits.seconds),
+      "S", [&limits](const std::string& text) {
+        limits.seconds = parse_positive_number("--seconds", text);
+      });
+}
+
 void refuse_options(const CLI::App& command, std::initializer_list<const char*> options,
                     std::string_view reason) {
   for (const char* option : options) {
@@ -77,7 +126,7 @@ void refuse_options(const CLI::App& command, std::initializer_list<const char*> 
   }
 }
 
-void add_run_options(CLI::App& command, CommonOptions& options) {
+void add_device_options(CLI::App& command, CommonOptions& options) {
   add_text_option(command, "--device", "Where to compute: cpu, cuda or serial (default cpu)",
                   "DEVICE", [&options](const std::string& text) {
                     require_one_of("--device", text, {"cpu", "cuda", "serial"});
@@ -93,6 +142,10 @@ void add_run_options(CLI::App& command, CommonOptions& options) {
       "N", [&options](const std::string& text) {
         options.threads = static_cast<int>(parse_integer("--threads", text, 1, kMostThreads));
       });
+}
+
+void add_run_options(CLI::App& command, CommonOptions& options) {
+  add_device_options(command, options);
   add_text_option(command, "--attention-tiles",
                   "Tile sizes that 'bench attention --tune' measured (default: built-in ones)",
                   "FILE", [&options](const std::string& text) { options.attention_tiles = text; });

@@ -24,6 +24,8 @@ class Option;
 /// and refuse the same things in the same words.
 namespace portolan {
 
+struct SampleLimits;  // apps/benchmark_samples.hpp
+
 /// Upper bound of --ranks and of a mesh's axes.
 inline constexpr int kMostRanks = 1 << 20;
 
@@ -54,13 +56,21 @@ CLI::Option* add_texts_option(CLI::App& command, const std::string& name, const 
                               const std::string& value_name, std::vector<std::string>& texts);
 /// --dtype.
 void add_dtype_option(CLI::App& command, const std::string& help, std::optional<DType>& dtype);
+/// --dtypes A,B,C and --quantize A,B of commands that measure several; the values given are the
+/// defaults.
+void add_dtypes_option(CLI::App& command, std::vector<DType>& dtypes);
+void add_quantizations_option(CLI::App& command, std::vector<Quantization>& quantizations);
+/// --repeat and --seconds, of the samples of a row.
+void add_sample_options(CLI::App& command, SampleLimits& limits);
 
 /// Throws UsageError "OPTION: REASON" for the first of these options that was given: where it would
 /// have no effect.
 void refuse_options(const CLI::App& command, std::initializer_list<const char*> options,
                     std::string_view reason);
 
-/// --device, --seed, --threads, --attention-tiles.
+/// --device, --seed, --threads.
+void add_device_options(CLI::App& command, CommonOptions& options);
+/// Those and --attention-tiles, of commands that may compute attention.
 void add_run_options(CLI::App& command, CommonOptions& options);
 /// --emulate-link, of commands whose ranks exchange data.
 void add_link_option(CLI::App& command, CommonOptions& options);

@@ -3,36 +3,25 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <functional>
 
-#include "apps/attention_benchmark.hpp"
 #include "apps/benchmark_samples.hpp"
+#include "apps/benchmark_work.hpp"
 #include "apps/comparison_table.hpp"
-#include "core/backend.hpp"
-#include "core/ops.hpp"
 
 namespace portolan {
 namespace {
 
-constexpr int kMostSamples = 7;
-/// No sample of a figure starts later, except the first.
-constexpr double kSeconds = 2.0;
-/// Of all ranks together, and at least of each.
-constexpr std::int64_t kReadElements = std::int64_t{1} << 28;
-constexpr std::int64_t kLeastElements = std::int64_t{1} << 24;
+constexpr SampleLimits kLimits{.repeat = 7, .seconds = 2.0};
 
 /// Of `amount` on each rank per second of all ranks, after a pass that warms up.
 Peak peak_of(const Runtime& runtime, double amount, const std::function<void()>& work) {
   work();
   const double all = amount * runtime.world().size();
   std::vector<double> rates;
-  // The slowest rank's seconds are the same on all, so all end together.
-  for (double spent = 0.0;
-       rates.empty() || (std::ssize(rates) < kMostSamples && spent < kSeconds);) {
-    const double seconds = slowest_seconds(runtime.world(), runtime.device(), work);
-    spent += seconds;
-    rates.push_back(all / seconds);
+  SampleBudget budget(kLimits, &runtime.world());
+  while (budget.next()) {
+    rates.push_back(all / slowest_seconds(runtime.world(), runtime.device(), work));
   }
   return {.rate = summary_of(rates), .samples = static_cast<int>(rates.size())};
 }
@@ -59,12 +48,8 @@ MachinePeaks measure_peaks(const Runtime& runtime) {
     peaks.products.emplace_back(dtype,
                                 peak_of(runtime, product.flops(), [&product] { product.run(); }));
   }
-  const std::int64_t elements = std::max(kLeastElements, kReadElements / runtime.world().size());
-  const Tensor memory = Tensor::empty({elements}, DType::f32, runtime.device());
-  ops::fill(memory, 1.0F);
-  Backend& backend = backend_of(runtime.device());
-  peaks.read = peak_of(runtime, static_cast<double>(memory.bytes()),
-                       [&] { static_cast<void>(backend.sum_of_squares(memory)); });
+  const MemoryRead memory(runtime.device(), runtime.world().size());
+  peaks.read = peak_of(runtime, static_cast<double>(memory.bytes()), [&memory] { memory.run(); });
   return peaks;
 }
 

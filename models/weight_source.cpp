@@ -54,16 +54,14 @@ class CheckpointWeights final : public WeightSource {
   const Checkpoint& checkpoint_;
 };
 
-/// Rows of `columns` elements that fit the scratch, whole panels.
-std::int64_t rows_per_chunk(std::int64_t columns, DType dtype) {
-  // Small enough to stay in the last-level cache between reading and packing.
+}  // namespace
+
+std::int64_t packing_rows(std::int64_t columns, DType dtype) {
   constexpr std::int64_t kScratchBytes = 4 << 20;
   const std::int64_t row_bytes =
       std::max<std::int64_t>(1, columns * static_cast<std::int64_t>(size_of(dtype)));
   return std::max<std::int64_t>(1, kScratchBytes / (row_bytes * kPanelWidth)) * kPanelWidth;
 }
-
-}  // namespace
 
 std::unique_ptr<WeightSource> make_random_weights(std::uint64_t seed) {
   return std::make_unique<RandomWeights>(seed);
@@ -89,7 +87,7 @@ ShardLoader::ShardLoader(const ResolvedPlan& plan, int rank, WeightSource& sourc
 
 void ShardLoader::read_rows(const std::string& name, const Tensor& out) const {
   const ShardRange& block = range(name);
-  const std::int64_t step = rows_per_chunk(block.columns(), out.dtype());
+  const std::int64_t step = packing_rows(block.columns(), out.dtype());
   for (std::int64_t row = 0; row < block.rows(); row += step) {
     const Tensor chunk = out.slice(0, row, std::min(row + step, block.rows()));
     source_.read(plan_.at(name), block.row_begin + row, block.column_begin, chunk);
@@ -164,7 +162,7 @@ void ShardLoader::read_stacked(const std::vector<std::string>& names, const Weig
   const std::int64_t outputs = weight.out_features();
   // Integers are made from the source's values, not from what the model's dtype leaves of them.
   const DType dtype = weight.is_quantized() ? DType::f32 : plain_dtype();
-  const std::int64_t step = rows_per_chunk(weight.in_features(), dtype);
+  const std::int64_t step = packing_rows(weight.in_features(), dtype);
   const Tensor scratch =
       pack ? Tensor::empty({std::min(step, outputs), weight.in_features()}, dtype, device_)
            : Tensor();

@@ -31,6 +31,10 @@ class WeightSource {
 /// `checkpoint` must outlive the source.
 [[nodiscard]] std::unique_ptr<WeightSource> make_checkpoint_weights(const Checkpoint& checkpoint);
 
+/// Rows of so many columns to read at a time if they are to be packed: whole panels, few enough to
+/// stay in the last-level cache in between.
+[[nodiscard]] std::int64_t packing_rows(std::int64_t columns, DType dtype);
+
 enum class ParameterUse { inference, training };
 
 /// Loads a rank's shards, and remembers what it has loaded. No more than a few MB of scratch exist

@@ -123,13 +123,13 @@ class DeviceRotation final : public RingRotation {
 /// Counts one call and the time inside, which is at least that of an emulated link.
 class CallTimer {
  public:
-  /// `messages` that follow each other, as rings of messages send a collective's bytes.
-  CallTimer(Communicator& communicator, Collective collective, std::int64_t messages,
-            std::int64_t bytes)
+  CallTimer(Communicator& communicator, Collective collective, std::int64_t bytes)
       : CallTimer(communicator, collective) {
     ++counters_.calls;
     counters_.bytes += bytes;
-    if (link_.active()) least_seconds_ = link_.seconds(messages, bytes);
+    if (link_.active()) {
+      least_seconds_ = link_.seconds(messages_of(collective, communicator.size()), bytes);
+    }
   }
   /// A part of a call that is counted elsewhere.
   CallTimer(Communicator& communicator, Collective collective)
@@ -174,7 +174,7 @@ class CountedRotation final : public RingRotation {
     rotation_->prefetch();
   }
   void advance() override {
-    CallTimer timer(communicator_, Collective::ring_shift, 1, bytes_of(rotation_->current()));
+    CallTimer timer(communicator_, Collective::ring_shift, bytes_of(rotation_->current()));
     if (sent_for_) timer.begun_at(*sent_for_);
     sent_for_.reset();
     rotation_->advance();
@@ -206,13 +206,28 @@ std::string_view name_of(Collective collective) {
   return "unknown";
 }
 
+std::int64_t messages_of(Collective collective, int ranks) {
+  switch (collective) {
+    case Collective::all_reduce:
+      return 2 * (ranks - 1);
+    case Collective::all_gather:
+    case Collective::reduce_scatter:
+      return ranks - 1;
+    case Collective::broadcast:
+    case Collective::ring_shift:
+    case Collective::barrier:
+      return 1;
+  }
+  return 0;
+}
+
 void Communicator::all_reduce(const Tensor& x) {
   require_dense(x, "tensor", "all_reduce");
   require_summable(x, "all_reduce");
   if (size() == 1) return;
   const std::int64_t share = Partition::even(x.elements(), size()).share(rank());
   const CallTimer timer(
-      *this, Collective::all_reduce, 2 * (size() - 1),
+      *this, Collective::all_reduce,
       std::int64_t{2} * (size() - 1) * share * static_cast<std::int64_t>(size_of(x.dtype())));
   if (x.elements() == 0) return;
   if (serves(x.device())) return do_all_reduce(x);
@@ -227,8 +242,7 @@ void Communicator::all_gather(const Tensor& shard, const Tensor& full, int dimen
   const PartitionedLayout layout =
       require_partitioned(full, shard, dimension, partition, rank(), size(), "all_gather");
   if (size() == 1) return do_all_gather(shard, full, layout, partition);
-  const CallTimer timer(*this, Collective::all_gather, size() - 1,
-                        bytes_of(full) - bytes_of(shard));
+  const CallTimer timer(*this, Collective::all_gather, bytes_of(full) - bytes_of(shard));
   if (full.elements() == 0) return;
   if (serves(full.device())) return do_all_gather(shard, full, layout, partition);
   HostStage source(*this, shard);
@@ -244,8 +258,7 @@ void Communicator::reduce_scatter(const Tensor& full, const Tensor& shard, int d
       require_partitioned(full, shard, dimension, partition, rank(), size(), "reduce_scatter");
   require_summable(full, "reduce_scatter");
   if (size() == 1) return do_reduce_scatter(full, shard, layout, partition);
-  const CallTimer timer(*this, Collective::reduce_scatter, size() - 1,
-                        (size() - 1) * bytes_of(shard));
+  const CallTimer timer(*this, Collective::reduce_scatter, (size() - 1) * bytes_of(shard));
   if (full.elements() == 0) return;
   if (serves(full.device())) return do_reduce_scatter(full, shard, layout, partition);
   HostStage source(*this, full);
@@ -259,7 +272,7 @@ void Communicator::broadcast(const Tensor& x, int root) {
   require_dense(x, "tensor", "broadcast");
   require(root >= 0 && root < size(), "broadcast from rank {} of {}", root, size());
   if (size() == 1) return;
-  const CallTimer timer(*this, Collective::broadcast, 1, rank() == root ? 0 : bytes_of(x));
+  const CallTimer timer(*this, Collective::broadcast, rank() == root ? 0 : bytes_of(x));
   if (x.elements() == 0) return;
   if (serves(x.device())) return do_broadcast(x, root);
   HostStage stage(*this, x);
@@ -270,7 +283,7 @@ void Communicator::broadcast(const Tensor& x, int root) {
 
 void Communicator::barrier() {
   if (size() == 1) return;
-  const CallTimer timer(*this, Collective::barrier, 1, 0);
+  const CallTimer timer(*this, Collective::barrier, 0);
   do_barrier();
 }
 

@@ -40,6 +40,10 @@ struct CollectiveCounters {
 };
 using CommunicationCounters = std::array<CollectiveCounters, kCollectiveCount>;
 
+/// Messages that follow each other in a call among so many ranks, as rings of messages send a
+/// collective's bytes; of ring_shift, in one advance().
+[[nodiscard]] std::int64_t messages_of(Collective collective, int ranks);
+
 /// Extents of a tensor around the dimension that a Partition deals: [outer, extent, inner].
 struct PartitionedLayout {
   std::int64_t outer = 1;

@@ -62,9 +62,10 @@ LinkEmulation LinkEmulation::parse(std::string_view text) {
 
 std::string LinkEmulation::to_string() const {
   std::string text;
-  if (bytes_per_second > 0.0) text = fmt::format("bandwidth={}GB/s", bytes_per_second * 1e-9);
+  // Fewer digits than the numbers have: 50 us are not 49.99999999999999.
+  if (bytes_per_second > 0.0) text = fmt::format("bandwidth={:.12g}GB/s", bytes_per_second * 1e-9);
   if (latency_seconds > 0.0) {
-    text += fmt::format("{}latency={}us", text.empty() ? "" : ",", latency_seconds * 1e6);
+    text += fmt::format("{}latency={:.12g}us", text.empty() ? "" : ",", latency_seconds * 1e6);
   }
   return text;
 }

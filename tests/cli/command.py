@@ -6,6 +6,7 @@ import pathlib
 import re
 import stat
 import subprocess
+import tempfile
 import unittest
 import xml.etree.ElementTree
 
@@ -28,6 +29,14 @@ def run(*arguments, timeout=600, cwd=None, **variables):
                           timeout=timeout, cwd=cwd, env=clean_environment(**variables))
 
 
+def run_ranks(ranks, *arguments, timeout=600, **variables):
+    """On so many ranks of one thread, whatever the number of cores."""
+    launch = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"]
+    environment = {"OMP_NUM_THREADS": "1", "OMP_PROC_BIND": "false"} | variables
+    return subprocess.run([*launch, PORTOLAN, *map(str, arguments)], capture_output=True, text=True,
+                          timeout=timeout, env=clean_environment(**environment))
+
+
 class CommandTest(unittest.TestCase):
     def assert_refused(self, result, *words, code=2):
         """One stderr line, nothing on stdout, the exit code of bad usage."""
@@ -36,6 +45,37 @@ class CommandTest(unittest.TestCase):
         self.assertRegex(result.stderr, r"\Aportolan: error: [^\n]+\n\Z")
         for word in words:
             self.assertIn(word, result.stderr)
+
+
+class BenchTest(CommandTest):
+    """With a folder for what a benchmark writes."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.out = os.path.join(self.folder.name, "results")
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def read(self, name):
+        with open(os.path.join(self.out, name), encoding="utf-8") as file:
+            return file.read()
+
+    def assert_times(self, times, most):
+        """Of a row: its samples, at most so many, and their summary."""
+        self.assertLess(0, times["min"])
+        self.assertLessEqual(times["min"], times["median"])
+        self.assertLessEqual(times["median"], times["p80"])
+        self.assertIn(len(times["samples"]), range(1, most + 1))
+        self.assertEqual(min(times["samples"]), times["min"])
+
+    def assert_refused_by_all(self, result, *words):
+        """Several ranks say one thing; the launcher may add that they ended."""
+        self.assertEqual((result.returncode, result.stdout), (2, ""), result.stderr)
+        errors = {line for line in result.stderr.splitlines() if line.startswith("portolan: error: ")}
+        self.assertEqual(len(errors), 1, result.stderr)
+        for word in words:
+            self.assertIn(word, *errors)
 
 
 class Page(html.parser.HTMLParser):

@@ -5,12 +5,11 @@ import json
 import math
 import os
 import struct
-import subprocess
 import sys
 import tempfile
 import unittest
 
-from command import DATA, PORTOLAN, CommandTest, clean_environment, run
+from command import DATA, CommandTest, run, run_ranks
 from tensor_file import read_tensors, write_tensors
 
 CASES = json.loads((DATA / "attention" / "cases.json").read_text(encoding="utf-8"))["cases"]
@@ -193,11 +192,7 @@ class Attention(AttentionTest):
         self.assertEqual(results[1], results[2])
 
     def test_several_ranks_are_refused(self):
-        result = subprocess.run(
-            ["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", PORTOLAN, "attention",
-             "--input", str(path_of(CASES[0])), "--out", self.out, "--threads", "1"],
-            capture_output=True, text=True, timeout=120,
-            env=clean_environment(OMP_PROC_BIND="false"))
+        result = run_ranks(2, "attention", "--input", path_of(CASES[0]), "--out", self.out)
         self.assertEqual(result.returncode, 2, result.stderr)
         self.assertIn("2 ranks", result.stderr)
         self.assertFalse(os.path.exists(self.out))

@@ -10,16 +10,10 @@ import sys
 import tempfile
 import unittest
 
-from command import DATA, PORTOLAN, CommandTest, clean_environment, run
+from command import DATA, PORTOLAN, CommandTest, clean_environment, run, run_ranks
 from tensor_file import read_tensor, read_tensors, write_tensors
 
 MODELS = DATA / "models"
-
-
-def run_ranks(ranks, *arguments):
-    launch = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"]
-    return subprocess.run([*launch, PORTOLAN, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=600, env=clean_environment(OMP_NUM_THREADS="1"))
 
 
 def weights(folder):

@@ -3,16 +3,15 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import unittest
 
-from command import DATA, PORTOLAN, CommandTest, clean_environment, run
+from command import DATA, CommandTest, run, run_ranks
 
 COMMANDS = ("compare", "report", "info", "inspect", "convert", "plan", "logits", "generate", "inference",
             "fill-mask", "eval", "train", "tokenize", "attention", "bench")
-BENCHES = ("attention", "ring", "decode", "latency")
+BENCHES = ("attention", "ring", "collectives", "decode", "latency", "matmul")
 
 
 class Usage(CommandTest):
@@ -165,10 +164,7 @@ class Info(CommandTest):
         self.assertRegex(text, r"(?m)^  reading memory +\S+ GB/s \(\d\) \[\S+, \S+\]$")
 
     def test_under_mpirun_one_rank_prints_for_all(self):
-        result = subprocess.run(
-            ["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", PORTOLAN, "info", "--json",
-             "--threads", "1"], capture_output=True, text=True, timeout=600,
-            env=clean_environment(OMP_PROC_BIND="false"))
+        result = run_ranks(2, "info", "--json")
         self.assertEqual(result.returncode, 0, result.stderr)
         info = json.loads(result.stdout)
         self.assertEqual(info["runtime"]["ranks"], 2)

@@ -22,7 +22,8 @@ TEST(LinkEmulation, ReadsBandwidthAndLatencyInEveryUnit) {
 }
 
 TEST(LinkEmulation, WritesWhatItReads) {
-  for (const char* text : {"bandwidth=12.5GB/s,latency=5us", "bandwidth=0.25GB/s", "latency=7us"}) {
+  for (const char* text : {"bandwidth=12.5GB/s,latency=5us", "bandwidth=0.25GB/s", "latency=7us",
+                           "bandwidth=0.2GB/s,latency=50us"}) {
     EXPECT_EQ(LinkEmulation::parse(text).to_string(), text);
   }
   EXPECT_EQ(LinkEmulation().to_string(), "");
