@@ -7,14 +7,15 @@
 #include <cstdint>
 
 #include "core/dtype.hpp"
+#include "core/panels.hpp"
 #include "core/quantization.hpp"
 
 namespace portolan::cuda {
 
-/// kPanelWidth, whose header knows tensors.
-inline constexpr int kPanelOutputs = 64;
+/// kPanelWidth, in the integers that kernels compute with.
+inline constexpr int kPanelOutputs = static_cast<int>(kPanelWidth);
 
-/// Integer weights in panels (core/weight.hpp), and where the parts of one lie, as QuantizedPanel
+/// Integer weights in panels (core/panels.hpp), and where the parts of one lie, as QuantizedPanel
 /// has them.
 struct QuantizedPanels {
   const std::byte* data = nullptr;

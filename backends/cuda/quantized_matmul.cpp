@@ -12,8 +12,6 @@
 namespace portolan::cuda {
 namespace {
 
-static_assert(kPanelOutputs == kPanelWidth);
-
 /// From `first_panel` on.
 QuantizedPanels panels_of(const Weight& weight, std::int64_t first_panel) {
   const QuantizedPanel panel(weight.in_features(), weight.quantization());

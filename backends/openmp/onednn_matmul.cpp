@@ -26,7 +26,7 @@ dnnl::memory::data_type data_type_of(DType dtype) {
   }
 }
 
-/// The [in, out] operand. The tags spell core/weight.hpp's panels: blocks of 64 outputs (b)
+/// The [in, out] operand. The tags spell core/panels.hpp's panels: blocks of 64 outputs (b)
 /// outermost, in each the inputs (a) in blocks of 16, outputs side by side, 16-bit inputs in pairs.
 Description weight_description(const OneDnnProblem& problem) {
   const dnnl::memory::dims dims = {problem.in_features, problem.out_features};

@@ -7,7 +7,7 @@
 #include "backends/portable/rows.hpp"
 #include "core/weight.hpp"
 
-/// Integer weights (core/quantization.hpp) in panels (core/weight.hpp).
+/// Integer weights (core/quantization.hpp) in panels (core/panels.hpp).
 namespace portolan::portable {
 
 /// The parts of one quantized panel.

@@ -213,17 +213,14 @@ void check_merge(Report& report, std::int64_t batch, std::int64_t tokens, std::i
   report.compare(name + " (sum)", DType::f32, found, Sums{wanted, Values(rows, 4.0)}, 8.0);
 }
 
-/// Where the parts of a panel lie (core/weight.hpp), of inputs padded to whole groups.
+/// Where the parts of a panel lie; the data is for the caller to set.
 QuantizedPanels panel_layout(Quantization quantization, std::int64_t in_features) {
-  const std::int64_t groups = (in_features + kQuantizedGroup - 1) / kQuantizedGroup;
-  QuantizedPanels panels;
-  panels.quantization = quantization;
-  panels.in_features = in_features;
-  panels.factors = kPanelOutputs * 4;
-  panels.words = panels.factors + (quantization == Quantization::int4 ? groups * kPanelOutputs : 0);
-  panels.bytes = panels.words +
-                 groups * kQuantizedGroup / quantized_per_word(quantization) * kPanelOutputs * 4;
-  return panels;
+  const QuantizedPanel panel(in_features, quantization);
+  return {.bytes = panel.bytes,
+          .factors = panel.factors,
+          .words = panel.words,
+          .in_features = in_features,
+          .quantization = quantization};
 }
 
 void check_quantized(Report& report, DType dtype, Quantization quantization, std::int64_t rows,
@@ -261,10 +258,11 @@ void check_quantized(Report& report, DType dtype, Quantization quantization, std
                  32.0);
 
   // The same weight as numbers, and its scales on sums of 1.
-  const std::int64_t panel_count = (out_features + kPanelOutputs - 1) / kPanelOutputs;
-  const std::int64_t width = panel_count * kPanelOutputs;
+  const std::int64_t panels_across = panel_count(out_features);
+  const std::int64_t width = panels_across * kPanelOutputs;
   const Buffer wide(count(in_features, width) * size_of(dtype));
-  check(launch_widen(arguments.weight, panel_count, wide.get(), width, dtype, nullptr), "widening");
+  check(launch_widen(arguments.weight, panels_across, wide.get(), width, dtype, nullptr),
+        "widening");
   const Values ones(count(1, out_features), 1.0);
   const Buffer sums(encode(ones, DType::f32));
   const Buffer scaled(ones.size() * sizeof(float));

@@ -6,7 +6,7 @@
 
 #include "tests/reference/ops_reference.hpp"
 
-/// Integer weights as core/quantization.hpp and core/weight.hpp define them, one element after the
+/// Integer weights as core/quantization.hpp and core/panels.hpp define them, one element after the
 /// other. Shares no code with the engine.
 namespace portolan::reference {
 

@@ -128,7 +128,7 @@ OpInstance make_product(const OpSize& size, const GeneralKind& kind, DType dtype
   return instance;
 }
 
-/// The layout as core/weight.hpp states it, padding included: rows are outputs, columns inputs.
+/// The layout as core/panels.hpp states it, padding included: rows are outputs, columns inputs.
 OpInstance make_pack(const OpSize& size, DType dtype, Device device) {
   Generator generator(seed_of("pack", size));
   const TestMatrix rows =

@@ -25,7 +25,7 @@ using TileVector = hn::Vec<TileTag>;
 using TileWordTag = hn::RebindToUnsigned<TileTag>;
 using TileWords = hn::Vec<TileWordTag>;
 
-/// How the words of a quantized panel (core/weight.hpp) give floats, which still lack the output's
+/// How the words of a quantized panel (core/panels.hpp) give floats, which still lack the output's
 /// scale and, in groups of kGroup inputs, the group's factor.
 template <int kBits>
 struct IntegerPanel {

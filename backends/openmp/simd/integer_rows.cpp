@@ -14,7 +14,7 @@
 #include <bit>
 
 #include "backends/openmp/simd/panel_parts.hpp"
-#include "core/weight.hpp"
+#include "core/panels.hpp"
 
 namespace portolan::simd {
 
@@ -24,7 +24,7 @@ namespace {
 constexpr std::int64_t kLanes = 16;
 constexpr int kVectors = kPanelWidth / kLanes;
 
-/// How a panel's words of 16 outputs (core/weight.hpp) become bytes without a sign, kBias added.
+/// How a panel's words of 16 outputs (core/panels.hpp) become bytes without a sign, kBias added.
 template <Quantization kForm>
 struct PanelWords;
 
@@ -71,13 +71,11 @@ struct IntegerLayout {
   std::size_t numbers;  ///< where they begin, in bytes
   std::size_t bytes;
 
-  IntegerLayout(std::int64_t rows, std::int64_t in_features) : of_row(groups_of(in_features)) {
+  IntegerLayout(std::int64_t rows, std::int64_t in_features)
+      : of_row(quantized_groups(in_features)) {
     const auto groups = static_cast<std::size_t>(rows * of_row);
     numbers = groups * sizeof(IntegerGroup);
     bytes = numbers + groups * sizeof(GroupNumbers);
-  }
-  static constexpr std::int64_t groups_of(std::int64_t in_features) {
-    return (in_features + kQuantizedGroup - 1) / kQuantizedGroup;
   }
 };
 

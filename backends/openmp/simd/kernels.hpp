@@ -149,7 +149,7 @@ struct PackPanels {
   std::int64_t row_count = 0;
   std::int64_t in_features = 0;
 };
-/// Writes panels [begin, end) of core/weight.hpp's layout, padding included.
+/// Writes panels [begin, end) of core/panels.hpp's layout, padding included.
 void pack_panels(const PackPanels& arguments, std::int64_t begin, std::int64_t end);
 
 struct PackColumns {

@@ -25,7 +25,7 @@ constexpr std::int64_t kTileRows = 96;
 constexpr int kRegisterRows = 6;
 constexpr int kRegisterColumns = hn::MaxLanes(TileTag()) >= 16 ? 4 : 2;
 
-/// How the words of a panel (core/weight.hpp) give floats; IntegerPanel is another.
+/// How the words of a panel (core/panels.hpp) give floats; IntegerPanel is another.
 struct Float32Panel {
   static constexpr int kInputs = 1;
   static constexpr std::int64_t kGroup = 0;
