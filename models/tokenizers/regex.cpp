@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <new>
 
 #include "core/error.hpp"
@@ -14,7 +15,11 @@ namespace portolan {
 namespace {
 
 constexpr std::size_t kLongestPattern = 1 << 16;
-constexpr std::uint32_t kMostSteps = 2'000'000;
+/// Of one match: patterns that never come to an end are given up.
+constexpr std::uint32_t kLeastSteps = 2'000'000;
+/// Of one match in a long text, for each of its bytes: one after the other, the alternatives of a
+/// pattern may each go through a run of equal characters.
+constexpr std::size_t kStepsPerByte = 8;
 
 struct Deleter {
   void operator()(pcre2_code* code) const { pcre2_code_free(code); }
@@ -162,7 +167,6 @@ std::string translate_pattern(std::string_view pattern) { return Translator(patt
 
 struct Regex::Compiled {
   Owned<pcre2_code> code;
-  Owned<pcre2_match_context> context;
 };
 
 Regex::Regex(const std::string& pattern) {
@@ -180,9 +184,6 @@ Regex::Regex(const std::string& pattern) {
                     PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
                     &offset, context.get()));
   require(compiled->code != nullptr, "not a regular expression: {}", reason_of(error));
-  compiled->context.reset(pcre2_match_context_create(nullptr));
-  if (compiled->context == nullptr) throw std::bad_alloc();
-  pcre2_set_match_limit(compiled->context.get(), kMostSteps);
   // Where there is no compiler for this processor, PCRE2 interprets.
   static_cast<void>(pcre2_jit_compile(compiled->code.get(), PCRE2_JIT_COMPLETE));
   compiled_ = std::move(compiled);
@@ -196,10 +197,14 @@ void Regex::for_each_match(std::string_view text,
                            const std::function<void(std::size_t, std::size_t)>& match) const {
   const Owned<pcre2_match_data> data(
       pcre2_match_data_create_from_pattern(compiled_->code.get(), nullptr));
-  if (data == nullptr) throw std::bad_alloc();
+  const Owned<pcre2_match_context> limits(pcre2_match_context_create(nullptr));
+  if (data == nullptr || limits == nullptr) throw std::bad_alloc();
+  constexpr std::size_t kMostSteps = std::numeric_limits<std::uint32_t>::max();
+  pcre2_set_match_limit(limits.get(), static_cast<std::uint32_t>(std::clamp<std::size_t>(
+                                          text.size() * kStepsPerByte, kLeastSteps, kMostSteps)));
   const auto find = [&](std::size_t from, std::uint32_t options) {
     return pcre2_match(compiled_->code.get(), bytes_of(text), text.size(), from, options,
-                       data.get(), compiled_->context.get());
+                       data.get(), limits.get());
   };
   std::size_t position = 0;
   std::uint32_t options = PCRE2_NO_UTF_CHECK;

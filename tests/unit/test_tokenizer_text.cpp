@@ -121,6 +121,12 @@ TEST(RegularExpressions, EmptyMatchesStandWhereNoMatchEnded) {
   EXPECT_EQ(found, expected);
 }
 
+TEST(RegularExpressions, LongRunsAreMatchedAndPatternsWithoutEndGivenUp) {
+  const std::string spaces(4'000'000, ' ');
+  EXPECT_EQ(matches(R"(\s*[\r\n]+|\s+(?!\S)|\s+)", spaces), spaces);
+  EXPECT_THROW(static_cast<void>(matches("(a+)+c", std::string(40, 'a') + "dc")), Error);
+}
+
 TEST(RegularExpressions, WhatWouldMeanSomethingElseIsRefused) {
   for (const char* pattern :
        {"[a[b]]", "[a&&b]", "[\\W]", "\\H", "a{2,3}+", "[", "(", "*", "\\p{Q}", "[[:alpha"}) {
