@@ -227,11 +227,11 @@ void add_bench_matmul_command(CLI::App& bench) {
   add_device_options(*command, request->common);
   add_output_options(*command, request->common);
   command->footer(
-      "By packed weights, which come from memory each time; several ranks multiply at once. 'GB/s\n"
-      "read' are the weights. 'of limit' is the longer one of the FLOPs at the rate of a large\n"
-      "product of the dtype, and of one pass over as much memory as the weights take, over the\n"
-      "time; both run between the samples. Error: of sampled outputs, which have a variance of 1,\n"
-      "against f64 and the weights before they became integers.\n"
+      "By packed weights, which come from memory each time; several ranks multiply at once.\n"
+      "'GB/s read' are the weights. 'of limit' is the longer one of the FLOPs at the rate of a\n"
+      "large product of the dtype and of one pass over as much memory as the weights take, both\n"
+      "between the samples, over the product's own time. Error: of sampled outputs, which have a\n"
+      "variance of 1, against f64 and the weights before they became integers.\n"
       "Examples:\n"
       "  portolan bench matmul\n"
       "  portolan bench matmul --preset llama-7b --rows 1,16,256 --dtypes bf16 --quantize "
