@@ -124,7 +124,7 @@ void run(const EvalRequest& request) {
 
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
     const bool is_root = runtime.world().rank() == 0;
-    const LoadedModel loaded = load_model(checkpoint, request.common, longest, runtime);
+    const LoadedModel loaded = load_model(checkpoint, request.common, {.tokens = longest}, runtime);
     Progress progress(request.common.quiet || !is_root);
     const std::int64_t window = std::min(longest, loaded.model->maximum_length());
     const Evaluation evaluation = evaluate(*loaded.model, ids, window, progress);

@@ -80,7 +80,8 @@ void run(const FillMaskRequest& request) {
           tokenizer.token(*tokenizer.special().mask).value_or(""));
 
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
-    const LoadedModel loaded = load_model(checkpoint, request.common, std::ssize(ids), runtime);
+    const LoadedModel loaded =
+        load_model(checkpoint, request.common, {.tokens = std::ssize(ids)}, runtime);
     const auto filled = fill(*loaded.model, ids, masks, request.top);
     if (runtime.world().rank() == 0) print(filled, tokenizer, request.common.json);
     runtime.world().barrier();

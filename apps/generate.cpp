@@ -59,8 +59,7 @@ class GenerateRun {
   void run(Runtime& runtime) {
     is_root_ = runtime.world().rank() == 0;
     Progress progress(request_.common.quiet || !is_root_);
-    const LoadedModel loaded =
-        load_model(checkpoint_, request_.common, longest_prompt() + new_tokens(), runtime);
+    const LoadedModel loaded = load_model(checkpoint_, request_.common, use(), runtime);
     load_seconds_ = loaded.seconds;
     const std::unique_ptr<SequenceScorer> scorer =
         make_scorer(*loaded.model, longest_prompt() + new_tokens(), request_.use_cache);
@@ -145,6 +144,16 @@ class GenerateRun {
     if (request_.system) messages.push_back({"system", *request_.system});
     messages.push_back({"user", prompt});
     return load_chat_template(request_.model, *tokenizer_).ids(messages, *tokenizer_);
+  }
+
+  [[nodiscard]] ModelUse use() const {
+    const bool searches = request_.options.beams > 1;  // for one prompt at a time
+    const std::int64_t sequences = searches ? request_.options.beams : std::ssize(prompts_);
+    return {.tokens = longest_prompt(),
+            .batch = searches ? 1 : sequences,
+            .last_only = true,
+            .new_tokens = new_tokens(),
+            .cached = request_.use_cache ? sequences : 0};
   }
 
   [[nodiscard]] std::int64_t new_tokens() const { return request_.options.max_new_tokens; }

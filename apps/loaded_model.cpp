@@ -18,7 +18,7 @@ std::int64_t weight_bytes(const ModelPlan& plan, int rank, DType dtype, Quantiza
 }  // namespace
 
 LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& options,
-                       std::int64_t longest, const Runtime& runtime, std::int64_t batch) {
+                       const ModelUse& use, const Runtime& runtime) {
   const Stopwatch stopwatch;
   const ModelConfig& config = checkpoint.config();
   const ParallelLayout layout = choose_layout(options, runtime.world().size());
@@ -26,9 +26,12 @@ LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& option
   const ModelPlan plan(config, layout);
   const DType dtype = options.dtype.value_or(config.common().dtype.value_or(DType::f32));
   const int rank = runtime.world().rank();
-  require_memory(runtime.world(), runtime.device(),
-                 {weight_bytes(plan, rank, dtype, options.quantization),
-                  plan.activation_bytes(rank, batch, longest, dtype)});
+  const std::int64_t longest = use.tokens + use.new_tokens;
+  require_memory(
+      runtime.world(), runtime.device(),
+      {.weights = weight_bytes(plan, rank, dtype, options.quantization),
+       .activations = plan.activation_bytes(rank, use.batch, use.tokens, dtype, use.last_only),
+       .cache = plan.cache_bytes(rank, use.cached, longest, dtype)});
   loaded.context = std::make_unique<ParallelContext>(runtime.world(), layout);
   const std::unique_ptr<WeightSource> weights = make_checkpoint_weights(checkpoint);
   LoadingProgress loading(*weights, plan.parameters().elements(loaded.context->tensor().rank()),

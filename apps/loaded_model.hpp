@@ -18,11 +18,18 @@ struct LoadedModel {
   double seconds = 0.0;  ///< that loading took
 };
 
-/// Loads this rank's shards for `batch` sequences of up to `longest` tokens, in the dtype and
-/// layout that the options ask for. Throws OutOfMemoryError before loading what cannot fit.
-/// Collective.
+/// What a model is loaded for.
+struct ModelUse {
+  std::int64_t tokens = 0;      ///< of a sequence, in one forward
+  std::int64_t batch = 1;       ///< sequences of a forward
+  bool last_only = false;       ///< logits are of the last token of each
+  std::int64_t new_tokens = 0;  ///< that follow, in forwards of their own
+  std::int64_t cached = 0;      ///< sequences whose keys and values are kept
+};
+
+/// Loads this rank's shards in the dtype and layout that the options ask for. Throws
+/// OutOfMemoryError before loading what cannot fit. Collective.
 [[nodiscard]] LoadedModel load_model(const Checkpoint& checkpoint, const CommonOptions& options,
-                                     std::int64_t longest, const Runtime& runtime,
-                                     std::int64_t batch = 1);
+                                     const ModelUse& use, const Runtime& runtime);
 
 }  // namespace portolan

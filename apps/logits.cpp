@@ -219,8 +219,9 @@ void run_logits(const LogitsRequest& request) {
 
   const auto work = [&](Runtime& runtime) {
     check_on_first_rank(runtime.world(), [&] { prepare_output_file(request.out); });
-    const LoadedModel loaded = load_model(checkpoint, request.common, batch.length, runtime,
-                                          rows_of_greatest_length(batch));
+    const LoadedModel loaded =
+        load_model(checkpoint, request.common,
+                   {.tokens = batch.length, .batch = rows_of_greatest_length(batch)}, runtime);
     const bool is_root = runtime.world().rank() == 0;
     const Stopwatch stopwatch;
     LogitsRun(request, batch, *loaded.model, is_root).run();

@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "models/registry.hpp"
+#include "parallel/key_value_cache.hpp"
 
 namespace portolan {
 namespace {
@@ -295,7 +296,7 @@ std::int64_t ModelPlan::weight_bytes(int rank, DType dtype) const {
 }
 
 std::int64_t ModelPlan::activation_bytes(int rank, std::int64_t batch, std::int64_t sequence_length,
-                                         DType dtype) const {
+                                         DType dtype, bool last_only) const {
   const auto size = static_cast<std::int64_t>(size_of(dtype));
   const std::int64_t m = batch * block_tokens(rank, sequence_length);
   const std::int64_t hidden = dimensions().hidden_size;
@@ -306,7 +307,7 @@ std::int64_t ModelPlan::activation_bytes(int rank, std::int64_t batch, std::int6
   // A gated activation has a result of its own, others take the place of what they act on.
   const std::int64_t activated = outline_.mlp_in.size() > 1 ? m * shapes[3].k : 0;
   const std::int64_t mlp_result = m * shapes[3].k;
-  const std::int64_t logits = m * shapes[4].n;
+  const std::int64_t logits = (last_only ? batch : m) * shapes[4].n;
   const std::int64_t local = batch * residual_tokens(rank, sequence_length) * hidden;
   const int ranks = layout_.mesh.tensor;
   const bool windows = ranks > 1;
@@ -331,6 +332,13 @@ std::int64_t ModelPlan::activation_bytes(int rank, std::int64_t batch, std::int6
                 attention_out + partial + reduced, gathered + expanded, expanded + activated,
                 mlp_result + partial + reduced, gathered + logits});
   return (always + peak + window_elements) * size;
+}
+
+std::int64_t ModelPlan::cache_bytes(int rank, std::int64_t batch, std::int64_t tokens,
+                                    DType dtype) const {
+  const std::int64_t held = KeyValueCache::most_local_tokens(tokens, layout_.mesh.context);
+  return 2 * batch * held * dimensions().layers * key_value_heads(tensor_rank(rank)) *
+         dimensions().head_dim * static_cast<std::int64_t>(size_of(dtype));
 }
 
 }  // namespace portolan

@@ -81,9 +81,14 @@ class ModelPlan {
   /// Bytes of parameters on mesh rank `rank`, packing's padding left out.
   [[nodiscard]] std::int64_t weight_bytes(int rank, DType dtype) const;
   /// Largest sum of activations that live at one time on mesh rank `rank`, and of the collective
-  /// buffers of all ranks of the node, which are resident in each of them.
+  /// buffers of all ranks of the node, which are resident in each of them. With `last_only` only
+  /// the last token of each sequence has logits.
   [[nodiscard]] std::int64_t activation_bytes(int rank, std::int64_t batch,
-                                              std::int64_t sequence_length, DType dtype) const;
+                                              std::int64_t sequence_length, DType dtype,
+                                              bool last_only = false) const;
+  /// Bytes of a cache of keys and values for that many tokens on mesh rank `rank`.
+  [[nodiscard]] std::int64_t cache_bytes(int rank, std::int64_t batch, std::int64_t tokens,
+                                         DType dtype) const;
 
  private:
   [[nodiscard]] int tensor_rank(int rank) const;

@@ -7,16 +7,12 @@
 #include "core/ops.hpp"
 
 namespace portolan {
-namespace {
-
-/// Tokens that one rank may come to hold: its share of those dealt in zigzag (at most two tokens
-/// more than an even one) and of those dealt in runs (at most one run, and one that was cut).
-std::int64_t most_local_tokens(std::int64_t tokens, int ranks) {
+// Its share of those dealt in zigzag (at most two tokens more than an even one) and of those dealt
+// in runs (at most one run, and one that was cut).
+std::int64_t KeyValueCache::most_local_tokens(std::int64_t tokens, int ranks) {
   if (ranks == 1) return tokens;
-  return std::min(tokens, tokens / ranks + 2 + 3 * KeyValueCache::kRunTokens);
+  return std::min(tokens, tokens / ranks + 2 + 3 * kRunTokens);
 }
-
-}  // namespace
 
 KeyValueCache::KeyValueCache(const Extents& extents, DType dtype, Device device, int rank,
                              int ranks)

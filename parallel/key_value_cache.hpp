@@ -19,6 +19,8 @@ namespace portolan {
 class KeyValueCache {
  public:
   static constexpr std::int64_t kRunTokens = 64;
+  /// Of the tokens of a sequence, how many one of `ranks` ranks may come to hold.
+  [[nodiscard]] static std::int64_t most_local_tokens(std::int64_t tokens, int ranks);
 
   struct Extents {
     std::int64_t layers = 0;

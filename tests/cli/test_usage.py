@@ -109,10 +109,7 @@ class Usage(CommandTest):
                                 (("logits", *ids, "--parallel", "ring", "--out", "/dev/full"),
                                  "/dev/full")):
             with self.subTest(arguments=arguments):
-                result = subprocess.run(
-                    ["mpirun", "-n", "3", "--oversubscribe", "--bind-to", "none", PORTOLAN,
-                     *map(str, arguments), "--threads", "1"], capture_output=True, text=True,
-                    timeout=600, env=clean_environment(OMP_PROC_BIND="false"))
+                result = run_ranks(3, *arguments)
                 self.assertEqual(result.returncode, 2, result.stderr)
                 errors = re.findall(r"(?m)^portolan: error: .*$", result.stderr)
                 self.assertEqual(len(errors), 1, result.stderr)

@@ -128,6 +128,14 @@ TEST_P(GoldenGeneration, APromptInPiecesGivesTheLogitsOfTheWhole) {
   });
 }
 
+TEST_P(GoldenGeneration, TheCacheTakesTheBytesOfThePlan) {
+  constexpr std::int64_t kTokens = 777;
+  under_every_layout([&](const Model& model) {
+    EXPECT_EQ(model.make_cache(3, kTokens).bytes(),
+              model.plan().cache_bytes(test_world().rank(), 3, kTokens, model.dtype()));
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, GoldenGeneration,
                          ::testing::Values("llama-tiny-gqa", "llama-tiny-mha-bf16",
                                            "llama-tiny-bias", "llama3-tiny-tied",

@@ -82,6 +82,7 @@ TEST(MemoryCheck, RefusesWhatCannotFitWithTheFigures) {
     EXPECT_NE(message.find("1.000 GB of activations"), std::string::npos) << message;
   }
   EXPECT_THROW(require_memory(*world, host, {0, kTooMuch}), OutOfMemoryError);
+  EXPECT_THROW(require_memory(*world, host, {.cache = kTooMuch}), OutOfMemoryError);
 }
 
 }  // namespace
