@@ -13,6 +13,13 @@ namespace {
 
 constexpr std::int64_t kLargestId = std::numeric_limits<std::int32_t>::max();
 
+/// Around a number: "1, 2" is what lists look like elsewhere.
+std::string without_spaces(const std::string& text) {
+  const std::size_t begin = text.find_first_not_of(' ');
+  if (begin == std::string::npos) return "";
+  return text.substr(begin, text.find_last_not_of(' ') + 1 - begin);
+}
+
 }  // namespace
 
 std::vector<std::int64_t> read_token_tensor(const SafetensorsFile& file, const std::string& name) {
@@ -41,7 +48,7 @@ TokenBatch parse_token_ids(const std::string& text) {
     for (std::size_t item = begin; item <= end;) {
       const std::size_t comma = std::min(text.find(',', item), end);
       row.ids.push_back(static_cast<std::int32_t>(
-          parse_integer("--ids", text.substr(item, comma - item), 0, kLargestId)));
+          parse_integer("--ids", without_spaces(text.substr(item, comma - item)), 0, kLargestId)));
       item = comma + 1;
     }
     batch.length = std::max(batch.length, static_cast<std::int64_t>(row.ids.size()));

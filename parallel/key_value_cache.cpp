@@ -7,6 +7,7 @@
 #include "core/ops.hpp"
 
 namespace portolan {
+
 // Its share of those dealt in zigzag (at most two tokens more than an even one) and of those dealt
 // in runs (at most one run, and one that was cut).
 std::int64_t KeyValueCache::most_local_tokens(std::int64_t tokens, int ranks) {

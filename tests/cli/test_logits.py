@@ -125,7 +125,7 @@ class Logits(unittest.TestCase):
 
     def test_json_says_what_was_written(self):
         for ranks, mode, mesh in ((1, "none", "one rank"), (2, "sp", "tensor 2")):
-            result = run(["logits", "--model", str(MODEL), "--ids", "5,6,7;8", "--out", self.out,
+            result = run(["logits", "--model", str(MODEL), "--ids", "5, 6,7 ; 8", "--out", self.out,
                           "--parallel", mode, "--json"], ranks)
             self.assertEqual(result.returncode, 0, result.stderr)
             document = json.loads(result.stdout)
@@ -169,6 +169,8 @@ class Logits(unittest.TestCase):
         self.assert_refused([*model, "--ids", "1,900", *out], "900", "800")
         self.assert_refused([*model, "--ids", "1,x", *out], "--ids", "x")
         self.assert_refused([*model, "--ids", "1,-2", *out], "--ids")
+        self.assert_refused([*model, "--ids", "1 2", *out], "--ids", "1 2")
+        self.assert_refused([*model, "--ids", "1, ", *out], "--ids")
         self.assert_refused([*model, *out], "--ids", "--input")
         self.assert_refused(["logits", "--model", self.folder.name, "--ids", "1", *out],
                             "config.json")
