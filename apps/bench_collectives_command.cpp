@@ -18,7 +18,6 @@
 #include "apps/comparison_table.hpp"
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
-#include "apps/output_file.hpp"
 #include "core/error.hpp"
 
 namespace portolan {
@@ -118,7 +117,7 @@ void run(const Request& request) {
             "bench collectives needs several ranks: mpirun -n 2 portolan bench collectives");
     const bool is_root = runtime.world().rank() == 0;
     const bool prints_rows = is_root && !request.common.json;
-    if (is_root && request.out) prepare_output_folder(*request.out);
+    prepare_record(runtime.world(), request.out);
     if (prints_rows) {
       fmt::print("{}, {}{}{}\n{}\n", team_text(runtime), runtime.world().description(),
                  request.common.link.active() ? ", as on " : "", request.common.link.to_string(),

@@ -18,7 +18,6 @@
 #include "apps/generation_benchmark.hpp"
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
-#include "apps/output_file.hpp"
 #include "core/error.hpp"
 #include "models/outline.hpp"
 #include "models/registry.hpp"
@@ -190,9 +189,7 @@ void run(const Request& request) {
   const ModelConfig config = config_of(request);
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
     const bool is_root = runtime.world().rank() == 0;
-    if (request.out) {
-      check_on_first_rank(runtime.world(), [&] { prepare_output_folder(*request.out); });
-    }
+    prepare_record(runtime.world(), request.out);
     const ParallelLayout layout = choose_layout(request.common, runtime.world().size());
     const std::vector<Row> rows = measure(request, config, layout, runtime);
     if (is_root) report(request, config, layout, rows, runtime, machine);

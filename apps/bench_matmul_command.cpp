@@ -18,7 +18,6 @@
 #include "apps/machine.hpp"
 #include "apps/matmul_benchmark.hpp"
 #include "apps/options.hpp"
-#include "apps/output_file.hpp"
 #include "core/error.hpp"
 #include "core/printable.hpp"
 #include "models/model_plan.hpp"
@@ -180,7 +179,7 @@ void run(const Request& request) {
   run_collectively(runtime_options(request.common), [&](Runtime& runtime) {
     const bool is_root = runtime.world().rank() == 0;
     const bool prints_rows = is_root && !request.common.json;
-    if (is_root && request.out) prepare_output_folder(*request.out);
+    prepare_record(runtime.world(), request.out);
     if (prints_rows) {
       fmt::print("{}{}\n{}\n", team_text(runtime),
                  runtime.world().size() > 1 ? ", each on its own operands; rates of all" : "",

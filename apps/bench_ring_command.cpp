@@ -20,7 +20,6 @@
 #include "apps/comparison_table.hpp"
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
-#include "apps/output_file.hpp"
 #include "apps/ring_benchmark.hpp"
 #include "core/error.hpp"
 #include "models/outline.hpp"
@@ -198,9 +197,7 @@ void run(const Request& request) {
     require(runtime.world().size() > 1,
             "bench ring needs several ranks: mpirun -n 2 portolan bench ring");
     const bool is_root = runtime.world().rank() == 0;
-    if (request.out) {
-      check_on_first_rank(runtime.world(), [&] { prepare_output_folder(*request.out); });
-    }
+    prepare_record(runtime.world(), request.out);
     const RingBenchmarkResult result = measure_ring(settings, runtime);
     if (is_root) report(request, settings, runtime, result, machine);
     runtime.world().barrier();

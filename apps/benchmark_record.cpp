@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "apps/collective_run.hpp"
 #include "apps/output_file.hpp"
 
 namespace portolan {
@@ -28,6 +29,10 @@ std::string team_text(const Runtime& runtime) {
 
 std::string_view weights_text(DType dtype, Quantization quantization) {
   return quantization == Quantization::none ? name_of(dtype) : name_of(quantization);
+}
+
+void prepare_record(Communicator& world, const std::optional<std::string>& folder) {
+  if (folder) check_on_first_rank(world, [&folder] { prepare_output_folder(*folder); });
 }
 
 void publish(const std::string& name, const nlohmann::ordered_json& document,

@@ -23,6 +23,9 @@ namespace portolan {
 /// What a product's weights are held in: "f32", "int8".
 [[nodiscard]] std::string_view weights_text(DType dtype, Quantization quantization);
 
+/// Makes `folder`, if there is one. UsageError on every rank if that cannot be. Collective.
+void prepare_record(Communicator& world, const std::optional<std::string>& folder);
+
 /// The end of a benchmark: NAME.json and NAME.csv in `folder`, if there is one; and on stdout the
 /// document if `json`, else where the files are.
 void publish(const std::string& name, const nlohmann::ordered_json& document,

@@ -62,7 +62,7 @@ class GenerateRun {
     const LoadedModel loaded = load_model(checkpoint_, request_.common, use(), runtime);
     load_seconds_ = loaded.seconds;
     const std::unique_ptr<SequenceScorer> scorer =
-        make_scorer(*loaded.model, longest_prompt() + new_tokens(), request_.use_cache);
+        make_scorer(*loaded.model, longest(), request_.use_cache);
     continue_prompts(*scorer, progress);
     progress.clear();
     if (is_root_) print();
@@ -131,7 +131,7 @@ class GenerateRun {
     }
     require(!request_.stream || prompts_.size() == 1, "--stream shows one sequence, found {}",
             prompts_.size());
-    const std::int64_t tokens = longest_prompt() + new_tokens();
+    const std::int64_t tokens = longest();
     const std::int64_t positions =
         outline_of(checkpoint_.config()).longest_sequence.value_or(tokens);
     require(tokens <= positions, "{} tokens of the prompt and {} new ones exceed the {} of {}",
@@ -162,6 +162,9 @@ class GenerateRun {
     for (const TokenIds& prompt : prompts_) longest = std::max(longest, prompt.size());
     return static_cast<std::int64_t>(longest);
   }
+
+  /// Of a sequence with all that is to come.
+  [[nodiscard]] std::int64_t longest() const { return longest_prompt() + new_tokens(); }
 
   void continue_prompts(SequenceScorer& scorer, Progress& progress) {
     if (tokenizer_) {

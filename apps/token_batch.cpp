@@ -7,18 +7,12 @@
 #include "apps/options.hpp"
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
+#include "core/trimmed.hpp"
 
 namespace portolan {
 namespace {
 
 constexpr std::int64_t kLargestId = std::numeric_limits<std::int32_t>::max();
-
-/// Around a number: "1, 2" is what lists look like elsewhere.
-std::string without_spaces(const std::string& text) {
-  const std::size_t begin = text.find_first_not_of(' ');
-  if (begin == std::string::npos) return "";
-  return text.substr(begin, text.find_last_not_of(' ') + 1 - begin);
-}
 
 }  // namespace
 
@@ -47,8 +41,9 @@ TokenBatch parse_token_ids(const std::string& text) {
     TokenBatch::Row row;
     for (std::size_t item = begin; item <= end;) {
       const std::size_t comma = std::min(text.find(',', item), end);
-      row.ids.push_back(static_cast<std::int32_t>(
-          parse_integer("--ids", without_spaces(text.substr(item, comma - item)), 0, kLargestId)));
+      // "1, 2" is what lists look like elsewhere.
+      const std::string id(trimmed(std::string_view(text).substr(item, comma - item), " "));
+      row.ids.push_back(static_cast<std::int32_t>(parse_integer("--ids", id, 0, kLargestId)));
       item = comma + 1;
     }
     batch.length = std::max(batch.length, static_cast<std::int64_t>(row.ids.size()));

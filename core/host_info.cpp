@@ -9,16 +9,13 @@
 #include <set>
 #include <sstream>
 
+#include "core/trimmed.hpp"
+
 namespace portolan {
 
 namespace {
 
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kBlank = " \t\r";
-  const std::size_t begin = std::min(text.find_first_not_of(kBlank), text.size());
-  const std::size_t end = text.find_last_not_of(kBlank) + 1;
-  return text.substr(begin, std::max(begin, end) - begin);
-}
+constexpr std::string_view kBlank = " \t\r";
 
 std::set<std::string, std::less<>> words_of(std::string_view text) {
   std::istringstream stream{std::string(text)};
@@ -43,8 +40,8 @@ HostInfo parse_cpu_info(std::string_view text) {
     begin = end + 1;
     const std::size_t colon = line.find(':');
     if (colon == std::string_view::npos) continue;
-    const std::string_view key = trimmed(line.substr(0, colon));
-    const std::string_view value = trimmed(line.substr(colon + 1));
+    const std::string_view key = trimmed(line.substr(0, colon), kBlank);
+    const std::string_view value = trimmed(line.substr(colon + 1), kBlank);
     if (key == "model name" && info.cpu_model == "unknown" && !value.empty()) {
       info.cpu_model = value;
     } else if (key == "flags" || key == "Features") {

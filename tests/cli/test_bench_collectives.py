@@ -127,6 +127,9 @@ class BenchCollectives(BenchTest):
     def test_one_rank_is_refused(self):
         self.assert_refused(run("bench", "collectives"), "several ranks", "mpirun -n 2")
 
+    def test_a_folder_that_cannot_be_made_is_refused(self):
+        self.assert_refused_by_all(run_ranks(2, "bench", "collectives", "--out", "/dev/null/x"), "/dev/null")
+
     def test_refusals(self):
         for words, options in (
                 (["'gossip'", "ring_shift"], ["--collectives", "gossip"]),

@@ -141,6 +141,7 @@ class BenchMatmul(BenchTest):
                 (["nothing-7b"], ["--preset", "nothing-7b"]),
                 (["'f8'"], ["--dtypes", "f8"]),
                 (["'int3'"], ["--quantize", "int3"]),
+                (["/dev/null"], ["--shapes", "1x2x3", "--out", "/dev/null/x"]),
                 (["--repeat", "'x'"], ["--repeat", "x"])):
             with self.subTest(options=options):
                 self.assert_refused(run("bench", "matmul", *options), *words)
