@@ -72,6 +72,27 @@ void require_features(const AttentionProblem& problem) {
           map.heads * map.block_rows, map.columns.size(), map.row_begin.size());
 }
 
+void require_cached_rows(const AttentionProblem& problem) {
+  const Tensor& rows = problem.cached_rows;
+  if (!rows.defined()) return;
+  const Shape expected{problem.q.dim(0), 2};
+  require(rows.shape() == expected && rows.dtype() == DType::i32,
+          "attention: the cached rows must be i32 {}, found {} {}", expected, name_of(rows.dtype()),
+          rows.shape());
+  require(rows.device() == problem.q.device(), "attention: q is on '{}', the cached rows on '{}'",
+          name_of(problem.q.device().kind), name_of(rows.device().kind));
+  require(rows.is_contiguous(), "attention: the cached rows must be contiguous, found strides {}",
+          rows.strides());
+  const AttentionMask& mask = problem.mask;
+  const char* found = !mask.query_runs.empty()             ? "runs of queries"
+                      : !mask.key_runs.empty()             ? "runs of keys"
+                      : !mask.key_ranges.empty()           ? "key ranges"
+                      : mask.blocks != nullptr             ? "a block map"
+                      : problem.dropout.probability > 0.0F ? "dropout"
+                                                           : nullptr;
+  require(found == nullptr, "attention: a problem with cached rows has {} as well", found);
+}
+
 void require_problem(const AttentionProblem& problem) {
   const Tensor& q = problem.q;
   require_operand(q, "q");
@@ -94,6 +115,7 @@ void require_problem(const AttentionProblem& problem) {
   require_runs(problem.mask.query_runs, q.dim(1), "q");
   require_runs(problem.mask.key_runs, problem.k.dim(1), "k");
   require_features(problem);
+  require_cached_rows(problem);
 }
 
 void require_out(const AttentionProblem& problem, const Tensor& out) {
@@ -163,6 +185,8 @@ void attention_partial(const AttentionProblem& problem, const Tensor& out,
 void attention_backward(const AttentionProblem& problem, const AttentionGradients& gradients,
                         std::optional<AttentionMethod> method) {
   require_problem(problem);
+  require(!problem.cached_rows.defined(),
+          "attention: a problem with cached rows has no backward pass");
   require_gradients(problem, gradients);
   if (problem.q.elements() == 0 && problem.k.elements() == 0) return;
   const AttentionBackwardKernel& kernel = select_attention_backward(problem, method);

@@ -60,7 +60,8 @@ AttentionFeatures features_of(const AttentionProblem& problem) {
   AttentionFeatures features{.packing = false,
                              .padding = !problem.mask.key_ranges.empty(),
                              .blocks = problem.mask.blocks != nullptr,
-                             .dropout = problem.dropout.probability > 0.0F};
+                             .dropout = problem.dropout.probability > 0.0F,
+                             .cached_rows = problem.cached_rows.defined()};
   for (const auto* runs : {&problem.mask.query_runs, &problem.mask.key_runs}) {
     for (const TokenRun& run : *runs) {
       features.packing = features.packing || run.sequence != 0;
@@ -75,6 +76,7 @@ std::string unserved_feature(const AttentionProblem& problem, const AttentionFea
   if (used.padding && !served.padding) return "it takes no padding";
   if (used.blocks && !served.blocks) return "it takes no block map";
   if (used.dropout && !served.dropout) return "it has no dropout";
+  if (used.cached_rows && !served.cached_rows) return "it takes no cached rows";
   return {};
 }
 

@@ -58,6 +58,7 @@ struct AttentionFeatures {
   bool padding = false;
   bool blocks = false;
   bool dropout = false;
+  bool cached_rows = false;
 };
 [[nodiscard]] AttentionFeatures features_of(const AttentionProblem& problem);
 /// Empty if all features that the problem uses are among `served`, else which one is not.

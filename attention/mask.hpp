@@ -104,6 +104,19 @@ enum class TileVisibility : std::uint8_t { none, partial, full };
                      row + rule.end_query(last, queries.position + queries.length));
 }
 
+/// Of AttentionProblem::cached_rows, those of a batch entry, clamped to a cache of `key_tokens`;
+/// begin == end if there are none.
+[[nodiscard]] PORTOLAN_HOST_DEVICE inline KeyRange cached_rows_of(const std::int32_t* cached_rows,
+                                                                  std::int64_t entry,
+                                                                  std::int64_t key_tokens) {
+  const auto clamped = [&](std::int64_t row) {
+    return row < 0 ? 0 : row > key_tokens ? key_tokens : row;
+  };
+  const std::int64_t begin = clamped(cached_rows[2 * entry]);
+  const std::int64_t end = clamped(cached_rows[2 * entry + 1]);
+  return {begin, end > begin ? end : begin};
+}
+
 /// The same map with the roles of queries and keys exchanged.
 [[nodiscard]] BlockMap transposed(const BlockMap& map);
 

@@ -114,6 +114,12 @@ struct AttentionProblem {
   AttentionMask mask = {};
   float scale = 1.0F;  ///< multiplies q.k, usually 1 / sqrt(D)
   AttentionDropout dropout = {};
+  /// Rows [begin, end) of k and v of each batch entry that hold tokens: i32 [B, 2] on the device of
+  /// q, contiguous. Undefined: all rows do. Read when the kernel runs, so that recorded work can be
+  /// started again after they have changed; rows outside are never read, bounds beyond [0, Sk] are
+  /// clamped. The queries of an entry stand at the last Sq of its rows. Such a problem has no runs,
+  /// padding, blocks or dropout in it, and no backward pass.
+  Tensor cached_rows = {};
   /// Absent: what the kernel takes by itself. Kernels whose tiles are fixed do not look at it.
   std::optional<AttentionTiles> tiles = {};
   /// Added to if not null, by kernels that work in tiles.

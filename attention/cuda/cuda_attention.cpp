@@ -145,7 +145,11 @@ class CudaFlashAttention final : public AttentionForwardKernel {
   [[nodiscard]] DeviceKind device() const override { return DeviceKind::cuda; }
   [[nodiscard]] AttentionMethod method() const override { return selection_.method(); }
   [[nodiscard]] std::string unsupported_reason(const AttentionProblem& problem) const override {
-    return selection_.unsupported_reason(problem, cuda::forward_unsupported_reason);
+    return selection_.unsupported_reason(problem, [](AttentionArchitecture architecture,
+                                                     const AttentionShape& shape) {
+      return shape.cached_rows != nullptr ? cuda::decode_unsupported_reason(shape)
+                                          : cuda::forward_unsupported_reason(architecture, shape);
+    });
   }
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
     std::size_t most = 0;

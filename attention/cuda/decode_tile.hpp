@@ -144,11 +144,12 @@ PORTOLAN_DEVICE void decode_tile(const Lane& machine, const AttentionForwardArgu
   constexpr int kChunks = HeadDim / kChunkElements;
   const AttentionShape& shape = arguments.shape;
   const DecodePlan plan(shape);
-  const AttentionEntry entry(shape, index.entry);
+  const AttentionEntry entry = decode_entry(shape, index.entry);
   const ScoreMask& mask = entry.mask;
   const int split = index.tile % plan.splits;
   const int first_row = index.tile / plan.splits * Tiles::kRows;
-  const IndexRange keys = plan.keys_of_split(split, mask.keys);
+  const IndexRange keys = plan.keys_of_split(split, mask);
+  if (split >= plan.splits_to_merge(mask)) return;
 
   const int thread = machine.thread();
   const int warp = thread / kWarpLanes;
@@ -261,15 +262,19 @@ PORTOLAN_DEVICE void merge_splits(const Lane& machine, const AttentionForwardArg
   const AttentionShape& shape = arguments.shape;
   const DecodePlan plan(shape);
   const DecodeWorkspace places(shape, plan);
+  const auto token = static_cast<int>(row % shape.query_tokens);
+  const std::int64_t entry_head = row / shape.query_tokens;
+  const auto entry = static_cast<int>(entry_head / shape.heads);
+  const int splits = plan.splits_to_merge(decode_entry(shape, entry).mask);
   float maximum = -kInfinity;
-  for (int split = 0; split < plan.splits; ++split) {
+  for (int split = 0; split < splits; ++split) {
     const float found = workspace[places.log_sum_exp(row, split)];
     maximum = found > maximum ? found : maximum;
   }
   const float reference = maximum == -kInfinity ? 0.0F : maximum;
   float values[8] = {};
   float sum = 0.0F;
-  for (int split = 0; split < plan.splits; ++split) {
+  for (int split = 0; split < splits; ++split) {
     const float weight =
         machine.exp2((workspace[places.log_sum_exp(row, split)] - reference) * kLog2E);
     const float* from = workspace + places.out(row, split) + part * 8;
@@ -280,10 +285,8 @@ PORTOLAN_DEVICE void merge_splits(const Lane& machine, const AttentionForwardArg
   const float inverse = sum == 0.0F ? 0.0F : 1.0F / sum;
   PORTOLAN_UNROLL
   for (int i = 0; i < 8; ++i) values[i] *= inverse;
-  const auto token = static_cast<int>(row % shape.query_tokens);
-  const std::int64_t entry_head = row / shape.query_tokens;
-  store_out<Element>(machine, arguments, static_cast<int>(entry_head / shape.heads), token,
-                     static_cast<int>(entry_head % shape.heads), part * 8, values);
+  store_out<Element>(machine, arguments, entry, token, static_cast<int>(entry_head % shape.heads),
+                     part * 8, values);
   if (part == 0 && arguments.log_sum_exp != nullptr) {
     arguments.log_sum_exp[entry_head * arguments.log_sum_exp_stride + token] =
         sum == 0.0F ? -kInfinity : maximum + machine.log2(sum) * kLn2;

@@ -9,14 +9,14 @@ namespace portolan::cuda {
 const char* forward_unsupported_reason(AttentionArchitecture architecture,
                                        const AttentionShape& shape) {
   if (architecture == AttentionArchitecture::sm80) return sm80_unsupported_reason(shape);
-  if (const char* reason = common_unsupported_reason(shape)) return reason;
+  if (const char* reason = whole_pass_unsupported_reason(shape)) return reason;
   return sm90::forward_unsupported_reason(shape);
 }
 
 const char* backward_unsupported_reason(AttentionArchitecture architecture,
                                         const AttentionShape& shape) {
   if (architecture == AttentionArchitecture::sm80) return sm80_unsupported_reason(shape);
-  if (const char* reason = common_unsupported_reason(shape)) return reason;
+  if (const char* reason = whole_pass_unsupported_reason(shape)) return reason;
   return sm90::backward_unsupported_reason(shape);
 }
 

@@ -151,7 +151,8 @@ std::string translate_packed(const MaskRule& rule, const std::vector<TokenRun>& 
 
 /// What all parts have in common.
 std::string translate_operands(const AttentionProblem& problem, AttentionShape& shape) {
-  if (std::string reason = unserved_feature(problem, {.packing = true}); !reason.empty()) {
+  if (std::string reason = unserved_feature(problem, {.packing = true, .cached_rows = true});
+      !reason.empty()) {
     return reason;
   }
   if (problem.statistics != nullptr) return "it does not count tiles";
@@ -167,6 +168,7 @@ std::string translate_operands(const AttentionProblem& problem, AttentionShape& 
   shape.key_heads = problem.k.dim(2);
   shape.head_dim = problem.q.dim(3);
   shape.scale = problem.scale;
+  if (problem.cached_rows.defined()) shape.cached_rows = problem.cached_rows.data<std::int32_t>();
   return {};
 }
 

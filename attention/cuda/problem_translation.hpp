@@ -41,6 +41,9 @@ struct TranslatedProblem {
 /// own, if the keys it sees lie next to each other and only the last run of them is cut by the
 /// mask.
 ///
+/// Cached rows are handed on as they are: a mask that hides nothing of a full cache hides nothing
+/// of a shorter one.
+///
 /// Operands are read 16 bytes at a time.
 [[nodiscard]] TranslatedProblem translate(const AttentionProblem& problem);
 

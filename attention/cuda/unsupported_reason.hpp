@@ -28,16 +28,29 @@ namespace portolan::cuda {
   return nullptr;
 }
 
-/// The sm_80 kernels, both passes.
-[[nodiscard]] constexpr const char* sm80_unsupported_reason(const AttentionShape& shape) {
+/// What only the decoding kernel may serve.
+[[nodiscard]] constexpr const char* whole_pass_unsupported_reason(const AttentionShape& shape) {
   if (const char* reason = common_unsupported_reason(shape)) return reason;
+  if (shape.cached_rows != nullptr) return "only the decoding kernel takes cached rows";
+  return nullptr;
+}
+
+/// What tiles of the sm_80 kernels are made for.
+[[nodiscard]] constexpr const char* sm80_tile_unsupported_reason(const AttentionShape& shape) {
   if (shape.head_dim != 64 && shape.head_dim != 128) return "head_dim is neither 64 nor 128";
   return nullptr;
 }
 
+/// The sm_80 kernels, both passes.
+[[nodiscard]] constexpr const char* sm80_unsupported_reason(const AttentionShape& shape) {
+  if (const char* reason = whole_pass_unsupported_reason(shape)) return reason;
+  return sm80_tile_unsupported_reason(shape);
+}
+
 /// The decoding kernel.
 [[nodiscard]] constexpr const char* decode_kernel_unsupported_reason(const AttentionShape& shape) {
-  if (const char* reason = sm80_unsupported_reason(shape)) return reason;
+  if (const char* reason = common_unsupported_reason(shape)) return reason;
+  if (const char* reason = sm80_tile_unsupported_reason(shape)) return reason;
   if (shape.query_offsets != nullptr) return "the decoding kernel takes no packed sequences";
   if (shape.query_tokens > kMaximumDecodeQueries) {
     return "the decoding kernel takes at most 16 queries";

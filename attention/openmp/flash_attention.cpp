@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/openmp/cached_rows.hpp"
 #include "attention/openmp/flash_plan.hpp"
 #include "attention/openmp/openmp_attention.hpp"
 #include "attention/openmp/products.hpp"
@@ -356,15 +357,30 @@ class FlashKernel final : public AttentionForwardKernel {
   [[nodiscard]] AttentionMethod method() const override { return method_; }
 
   [[nodiscard]] std::string unsupported_reason(const AttentionProblem& problem) const override {
-    return flash_unsupported_reason(problem, method_);
+    return flash_unsupported_reason(problem, method_, AttentionPass::forward);
   }
 
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
-    return plan_of(problem).workspace_bytes();
+    std::size_t most = 0;
+    for (const EntryRange& entries : entries_of_one_problem(problem)) {
+      most = std::max(most, plan_of(without_cached_rows(problem, entries)).workspace_bytes());
+    }
+    return most;
   }
 
   void forward(const AttentionProblem& problem, const Tensor& out,
                const Tensor& log_sum_exp) const override {
+    if (!problem.cached_rows.defined()) return run(problem, out, log_sum_exp);
+    for (const EntryRange& entries : entries_of_one_problem(problem)) {
+      const auto of_entries = [&](const Tensor& tensor) {
+        return tensor.defined() ? tensor.slice(0, entries.begin, entries.end) : tensor;
+      };
+      run(without_cached_rows(problem, entries), of_entries(out), of_entries(log_sum_exp));
+    }
+  }
+
+ private:
+  void run(const AttentionProblem& problem, const Tensor& out, const Tensor& log_sum_exp) const {
     const FlashPlan plan = plan_of(problem);
     const Tensor memory = Tensor::empty({static_cast<std::int64_t>(plan.workspace_bytes())},
                                         DType::u8, problem.q.device());
@@ -386,7 +402,6 @@ class FlashKernel final : public AttentionForwardKernel {
     if (!served) throw Error("attention: libxsmm could not generate code for a tile product");
   }
 
- private:
   [[nodiscard]] FlashPlan plan_of(const AttentionProblem& problem) const {
     const AttentionTiles tiles =
         problem.tiles ? *problem.tiles : tiles_.find(problem.q.dtype(), problem.q.dim(3));

@@ -396,7 +396,7 @@ class FlashGradientKernel final : public AttentionBackwardKernel {
   [[nodiscard]] AttentionMethod method() const override { return method_; }
 
   [[nodiscard]] std::string unsupported_reason(const AttentionProblem& problem) const override {
-    return flash_unsupported_reason(problem, method_);
+    return flash_unsupported_reason(problem, method_, AttentionPass::backward);
   }
 
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {

@@ -29,15 +29,19 @@ constexpr int round_up(int value, int multiple) {
 
 }  // namespace
 
-std::string flash_unsupported_reason(const AttentionProblem& problem, AttentionMethod method) {
+std::string flash_unsupported_reason(const AttentionProblem& problem, AttentionMethod method,
+                                     AttentionPass pass) {
   static const bool served = has_vector_operations() && has_products(OperandFormat::single);
   if (!served) return "libxsmm generates no code for this CPU (it needs AVX2)";
   if (method == AttentionMethod::window && problem.mask.window == 0) return "there is no window";
   if (method == AttentionMethod::block_sparse && !problem.mask.blocks) {
     return "there is no block map";
   }
-  return unserved_feature(problem,
-                          {.packing = true, .padding = true, .blocks = true, .dropout = true});
+  return unserved_feature(problem, {.packing = true,
+                                    .padding = true,
+                                    .blocks = true,
+                                    .dropout = true,
+                                    .cached_rows = pass == AttentionPass::forward});
 }
 
 OperandFormat operand_format(DType dtype) {

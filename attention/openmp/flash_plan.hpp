@@ -83,7 +83,7 @@ struct FlashPlan {
 
 /// Empty if the flash kernels serve the problem under the name of `method`, else why not.
 [[nodiscard]] std::string flash_unsupported_reason(const AttentionProblem& problem,
-                                                   AttentionMethod method);
+                                                   AttentionMethod method, AttentionPass pass);
 /// The format in which tiles of a dtype are multiplied on this CPU.
 [[nodiscard]] OperandFormat operand_format(DType dtype);
 /// head_dim as products over it want it, and as rows of vectors.

@@ -25,10 +25,12 @@ class Run {
         shape_(tile_shape<Space>(pass, problem.q.dim(3))),
         tables_(problem, pass, is_tiled(method) ? shape_.own : 0),
         view_(problem) {
-    view_.query_run_count = std::ssize(tables_.query_runs);
-    view_.key_run_count = std::ssize(tables_.key_runs);
-    workspace_.add_table(tables_.query_runs, view_.query_runs);
-    workspace_.add_table(tables_.key_runs, view_.key_runs);
+    if (!problem.cached_rows.defined()) {
+      view_.query_run_count = std::ssize(tables_.query_runs);
+      view_.key_run_count = std::ssize(tables_.key_runs);
+      workspace_.add_table(tables_.query_runs, view_.query_runs);
+      workspace_.add_table(tables_.key_runs, view_.key_runs);
+    }
     if (!problem.mask.key_ranges.empty()) {
       workspace_.add_table(problem.mask.key_ranges, view_.key_ranges);
     }
@@ -154,7 +156,7 @@ class ForwardKernel final : public AttentionForwardKernel {
   [[nodiscard]] DeviceKind device() const override { return kDevice; }
   [[nodiscard]] AttentionMethod method() const override { return method_; }
   [[nodiscard]] std::string unsupported_reason(const AttentionProblem& problem) const override {
-    return portable::unsupported_reason(method_, problem);
+    return portable::unsupported_reason(method_, AttentionPass::forward, problem);
   }
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
     return Run<Space>(problem, method_, AttentionPass::forward).bytes();
@@ -175,7 +177,7 @@ class BackwardKernel final : public AttentionBackwardKernel {
   [[nodiscard]] DeviceKind device() const override { return kDevice; }
   [[nodiscard]] AttentionMethod method() const override { return method_; }
   [[nodiscard]] std::string unsupported_reason(const AttentionProblem& problem) const override {
-    return portable::unsupported_reason(method_, problem);
+    return portable::unsupported_reason(method_, AttentionPass::backward, problem);
   }
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
     return Run<Space>(problem, method_, AttentionPass::backward).bytes();

@@ -145,8 +145,9 @@ class MemoryEfficient {
 
   [[nodiscard]] KOKKOS_INLINE_FUNCTION Row query_row(std::int64_t index) const {
     const std::int64_t head = index / problem_.query_tokens % problem_.heads;
-    return {index / problem_.query_tokens / problem_.heads, head,
-            head / problem_.heads_per_key_head, problem_.query_row(index % problem_.query_tokens)};
+    const std::int64_t batch = index / problem_.query_tokens / problem_.heads;
+    return {batch, head, head / problem_.heads_per_key_head,
+            problem_.query_row(batch, index % problem_.query_tokens)};
   }
 
   /// Multiplies what belongs to each key by dropout's factor.

@@ -7,7 +7,8 @@
 
 namespace portolan::portable {
 
-std::string unsupported_reason(AttentionMethod method, const AttentionProblem& problem) {
+std::string unsupported_reason(AttentionMethod method, AttentionPass pass,
+                               const AttentionProblem& problem) {
   if (method == AttentionMethod::window && problem.mask.window == 0) {
     return "it needs a sliding window";
   }
@@ -15,8 +16,12 @@ std::string unsupported_reason(AttentionMethod method, const AttentionProblem& p
     return "it needs a block map";
   }
   const bool blocks = !is_tiled(method) || method == AttentionMethod::block_sparse;
-  return unserved_feature(problem,
-                          {.packing = true, .padding = true, .blocks = blocks, .dropout = true});
+  const bool cached_rows = method == AttentionMethod::standard && pass == AttentionPass::forward;
+  return unserved_feature(problem, {.packing = true,
+                                    .padding = true,
+                                    .blocks = blocks,
+                                    .dropout = true,
+                                    .cached_rows = cached_rows});
 }
 
 void Workspace::add(const void* source, std::size_t bytes, std::function<void(void*)> place) {
@@ -37,6 +42,7 @@ void Workspace::allocate(Device device) {
 }
 
 Tables::Tables(const AttentionProblem& problem, AttentionPass pass, std::int64_t tile) {
+  if (problem.cached_rows.defined()) return;
   const AttentionMask& mask = problem.mask;
   const std::int64_t query_tokens = problem.q.dim(1);
   const std::int64_t key_tokens = problem.k.dim(1);

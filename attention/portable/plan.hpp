@@ -13,7 +13,7 @@
 namespace portolan::portable {
 
 /// Empty if the method serves the problem.
-[[nodiscard]] std::string unsupported_reason(AttentionMethod method,
+[[nodiscard]] std::string unsupported_reason(AttentionMethod method, AttentionPass pass,
                                              const AttentionProblem& problem);
 
 /// True for methods that work in tiles: the others go row by row.
@@ -55,7 +55,7 @@ class Workspace {
   Tensor memory_;
 };
 
-/// The runs of a mask, and the tiles that teams of kernels hold.
+/// The runs of a mask, and the tiles that teams of kernels hold; nothing if there are cached rows.
 struct Tables {
   std::vector<RowTile> query_runs;
   std::vector<RowTile> key_runs;

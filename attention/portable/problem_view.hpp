@@ -71,11 +71,13 @@ struct ProblemView {
   float scale;
   MaskRule rule;
   DropoutView dropout;
-  /// Runs in the order of the rows, none of them empty.
+  /// Runs in the order of the rows, none of them empty. Null if there are cached rows, which
+  /// kernels read where they are: one run of each entry, of which nothing is copied from the host.
   const RowTile* query_runs = nullptr;
   const RowTile* key_runs = nullptr;
   std::int64_t query_run_count = 0;
   std::int64_t key_run_count = 0;
+  const std::int32_t* cached_rows = nullptr;
   const KeyRange* key_ranges = nullptr;  // null: no padding
   BlockView<Space> blocks;               // rows are those of queries
   BlockView<Space> transposed_blocks;    // rows are those of keys
@@ -93,7 +95,11 @@ struct ProblemView {
         head_dim(static_cast<int>(problem.q.dim(3))),
         scale(problem.scale),
         rule(problem.mask),
-        dropout(problem.dropout) {}
+        dropout(problem.dropout) {
+    if (!problem.cached_rows.defined()) return;
+    cached_rows = problem.cached_rows.data<std::int32_t>();
+    query_run_count = key_run_count = 1;
+  }
 
   /// Calls `function(keys)` for stretches of keys, each within one run and one block, that together
   /// hold every key that one of the queries sees, and begin and end with such keys. The queries lie
@@ -103,8 +109,8 @@ struct ProblemView {
                                             const RowTile& queries,
                                             const Function& function) const {
     for (std::int64_t run = 0; run < key_run_count; ++run) {
-      for_blocks(blocks, head, queries.row,
-                 within_padding(batch_index, seen_keys(rule, queries, key_runs[run])), function);
+      const RowTile keys = seen_keys(rule, queries, key_run(batch_index, run));
+      for_blocks(blocks, head, queries.row, within_padding(batch_index, keys), function);
     }
   }
 
@@ -127,14 +133,24 @@ struct ProblemView {
   }
 
   /// A single row of q, or of k, with its position.
-  [[nodiscard]] KOKKOS_INLINE_FUNCTION RowTile query_row(std::int64_t token) const {
-    return row_of(query_runs, query_run_count, token);
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION RowTile query_row(std::int64_t batch_index,
+                                                         std::int64_t token) const {
+    if (cached_rows == nullptr) return row_of(query_runs, query_run_count, token);
+    const KeyRange rows = cached_rows_of(cached_rows, batch_index, key_tokens);
+    return {token, rows.end - query_tokens + token, 1, 0};
   }
   [[nodiscard]] KOKKOS_INLINE_FUNCTION RowTile key_row(std::int64_t token) const {
     return row_of(key_runs, key_run_count, token);
   }
 
  private:
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION RowTile key_run(std::int64_t batch_index,
+                                                       std::int64_t run) const {
+    if (cached_rows == nullptr) return key_runs[run];
+    const KeyRange rows = cached_rows_of(cached_rows, batch_index, key_tokens);
+    return {rows.begin, rows.begin, rows.end - rows.begin, 0};
+  }
+
   template <typename Function>
   static KOKKOS_INLINE_FUNCTION void for_blocks(const BlockView<Space>& blocks, std::int64_t head,
                                                 std::int64_t first_row, const RowTile& columns,

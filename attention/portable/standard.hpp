@@ -46,7 +46,7 @@ class Standard {
     float q[kMaximumHeadDim];
     read_row(problem_.q, row.batch, row.token, row.head, problem_.head_dim, q);
     problem_.for_seen_keys(
-        row.batch, row.head, problem_.query_row(row.token), [&](const RowTile& keys) {
+        row.batch, row.head, problem_.query_row(row.batch, row.token), [&](const RowTile& keys) {
           multiply_rows(q, problem_.k, row.batch, row.key_head, keys, problem_.head_dim,
                         problem_.scale, row.scores + keys.row);
         });
@@ -68,7 +68,7 @@ class Standard {
     const Row row = query_row(index);
     float out[kMaximumHeadDim] = {};
     problem_.for_seen_keys(
-        row.batch, row.head, problem_.query_row(row.token), [&](const RowTile& keys) {
+        row.batch, row.head, problem_.query_row(row.batch, row.token), [&](const RowTile& keys) {
           add_weighted_rows([&](std::int64_t i) { return kept(row.scores[keys.row + i]); },
                             problem_.v, row.batch, row.key_head, keys, problem_.head_dim, out);
         });
@@ -95,7 +95,7 @@ class Standard {
     const float delta = gradients_.delta.at(row.batch, row.head, row.token);
     float grad_out[kMaximumHeadDim];
     read_row(gradients_.grad_out, row.batch, row.token, row.head, problem_.head_dim, grad_out);
-    problem_.for_seen_keys(row.batch, row.head, problem_.query_row(row.token),
+    problem_.for_seen_keys(row.batch, row.head, problem_.query_row(row.batch, row.token),
                            [&](const RowTile& stretch) {
                              for_chunks(stretch, [&](const RowTile& keys) {
                                float products[kChunk];
@@ -114,7 +114,7 @@ class Standard {
     const Row row = query_row(index);
     float dq[kMaximumHeadDim] = {};
     problem_.for_seen_keys(
-        row.batch, row.head, problem_.query_row(row.token), [&](const RowTile& keys) {
+        row.batch, row.head, problem_.query_row(row.batch, row.token), [&](const RowTile& keys) {
           add_weighted_rows([&](std::int64_t i) { return row.scores[keys.row + i]; }, problem_.k,
                             row.batch, row.key_head, keys, problem_.head_dim, dq);
         });
@@ -139,7 +139,11 @@ class Standard {
   template <class Pass>
   void launch(const char* name, std::int64_t rows) const {
     using Rows = Kokkos::RangePolicy<Space, Pass, Kokkos::IndexType<std::int64_t>>;
-    Kokkos::parallel_for(name, Rows(0, rows), *this);
+    // Arguments of this size go to a GPU in a copy of their own, out of memory that later launches
+    // write over, unless the work is called light: then with the launch, which can be recorded.
+    const auto policy = Kokkos::Experimental::require(
+        Rows(0, rows), Kokkos::Experimental::WorkItemProperty::HintLightWeight);
+    Kokkos::parallel_for(name, policy, *this);
   }
 
   [[nodiscard]] std::int64_t query_rows() const {
@@ -160,7 +164,7 @@ class Standard {
   /// one matrix.
   KOKKOS_INLINE_FUNCTION void mark_dropped(const Row& row) const {
     if (!problem_.dropout.active()) return;
-    const RowTile query = problem_.query_row(row.token);
+    const RowTile query = problem_.query_row(row.batch, row.token);
     for (std::int64_t run = 0; run < problem_.key_run_count; ++run) {
       const RowTile& keys = problem_.key_runs[run];
       problem_.dropout.for_keys(row.batch, row.head, query, keys.position, keys.length,

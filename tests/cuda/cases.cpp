@@ -23,6 +23,16 @@ std::int64_t Case::key_rows() const {
   return packed() ? offsets_of(key_lengths).back() : key_tokens;
 }
 
+std::int64_t Case::first_key(std::int64_t entry) const {
+  if (cached_rows.empty()) return 0;
+  return std::clamp<std::int64_t>(cached_rows[static_cast<std::size_t>(2 * entry)], 0, key_tokens);
+}
+std::int64_t Case::end_key(std::int64_t entry) const {
+  if (cached_rows.empty()) return key_tokens;
+  return std::clamp<std::int64_t>(cached_rows[static_cast<std::size_t>(2 * entry + 1)], 0,
+                                  key_tokens);
+}
+
 cuda::AttentionShape Case::shape() const {
   cuda::AttentionShape shape{.batch = batch,
                              .query_tokens = query_tokens,
@@ -53,6 +63,10 @@ std::string Case::text() const {
     }
   } else {
     text << " b" << batch << ' ' << query_tokens << 'x' << key_tokens;
+  }
+  if (!cached_rows.empty()) text << " of";
+  for (std::size_t i = 0; i < cached_rows.size(); i += 2) {
+    text << ' ' << cached_rows[i] << ':' << cached_rows[i + 1];
   }
   if (window > 0) {
     text << " window " << window;
@@ -217,6 +231,32 @@ std::vector<Case> decode_cases() {
                      .heads = 8,
                      .key_heads = 8,
                      .head_dim = head_dim});
+    cases.push_back({.batch = 5,
+                     .query_tokens = 1,
+                     .key_tokens = 3000,
+                     .heads = 8,
+                     .key_heads = 2,
+                     .head_dim = head_dim,
+                     .cached_rows = {0, 3000, 0, 1, 100, 1700, 2999, 3000, 50, 50},
+                     .small = true});
+    cases.push_back({.batch = 3,
+                     .query_tokens = 7,
+                     .key_tokens = 2000,
+                     .heads = 4,
+                     .key_heads = 1,
+                     .head_dim = head_dim,
+                     .window = 300,
+                     .element = AttentionElement::f16,
+                     .output = AttentionOutput::f32,
+                     .cached_rows = {0, 1999, 900, 1000, 3, 6}});
+    cases.push_back({.batch = 2,
+                     .query_tokens = 16,
+                     .key_tokens = 200,
+                     .heads = 2,
+                     .key_heads = 2,
+                     .head_dim = head_dim,
+                     .causal = false,
+                     .cached_rows = {-7, 400, 150, 20}});
   }
   return cases;
 }

@@ -24,6 +24,8 @@ struct Case {
   /// Packed sequences; `batch` and tokens then follow from them.
   std::vector<std::int32_t> query_lengths = {};
   std::vector<std::int32_t> key_lengths = {};
+  /// Of each entry, where the rows of its keys that hold tokens begin and end. Empty: all rows do.
+  std::vector<std::int32_t> cached_rows = {};
   bool small = false;  ///< run under a memory checker, too
 
   [[nodiscard]] bool packed() const { return !query_lengths.empty(); }
@@ -31,7 +33,10 @@ struct Case {
   [[nodiscard]] std::int64_t entries() const { return packed() ? 1 : batch; }
   [[nodiscard]] std::int64_t query_rows() const;
   [[nodiscard]] std::int64_t key_rows() const;
-  /// But for the offsets of packed sequences.
+  /// Of an entry's cached rows, or of all rows.
+  [[nodiscard]] std::int64_t first_key(std::int64_t entry) const;
+  [[nodiscard]] std::int64_t end_key(std::int64_t entry) const;
+  /// But for the offsets of packed sequences and cached rows, which the device has to have.
   [[nodiscard]] cuda::AttentionShape shape() const;
   [[nodiscard]] std::string text() const;
 };

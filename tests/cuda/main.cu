@@ -94,6 +94,7 @@ class Check {
       : case_(c),
         query_offsets_(offsets_of(c.query_lengths)),
         key_offsets_(offsets_of(c.key_lengths)),
+        cached_rows_(c.cached_rows),
         q_(operand(true)),
         k_(operand(false)),
         v_(operand(false)),
@@ -106,6 +107,15 @@ class Check {
     if (c.packed()) {
       shape_.query_offsets = query_offsets_.data();
       shape_.key_offsets = key_offsets_.data();
+    }
+    if (!c.cached_rows.empty()) {
+      shape_.cached_rows = cached_rows_.data();
+      for (std::int64_t entry = 0; entry < c.batch; ++entry) {
+        for (Operand* operand : {&k_, &v_}) {
+          operand->poison_tokens(entry, 0, c.first_key(entry));
+          operand->poison_tokens(entry, c.end_key(entry), c.key_tokens);
+        }
+      }
     }
     expected_ =
         reference_attention(operands(), c.entries() * c.query_rows(), c.entries() * c.key_rows());
@@ -129,6 +139,15 @@ class Check {
     return run_forward("decode", cuda::decode_workspace_bytes(shape_),
                        [&](const AttentionForwardArguments& arguments, void* workspace) {
                          return cuda::attention_decode(arguments, workspace, nullptr);
+                       });
+  }
+  /// The same, recorded with no rows in the cache and started when there are; true, and nothing
+  /// printed, for other cases.
+  [[nodiscard]] bool decode_recorded() {
+    if (case_.cached_rows.empty()) return true;
+    return run_forward("decode recorded", cuda::decode_workspace_bytes(shape_),
+                       [&](const AttentionForwardArguments& arguments, void* workspace) {
+                         return record_and_start(arguments, workspace);
                        });
   }
   [[nodiscard]] bool backward(AttentionArchitecture architecture) {
@@ -216,6 +235,28 @@ class Check {
     return false;
   }
 
+  [[nodiscard]] cudaError_t record_and_start(const AttentionForwardArguments& arguments,
+                                             void* workspace) const {
+    check(cudaMemset(cached_rows_.data(), 0, cached_rows_.bytes()), "emptying the cache");
+    cudaStream_t stream = nullptr;
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t recorded = nullptr;
+    check(cudaStreamCreate(&stream), "making a stream");
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "starting to record");
+    const cudaError_t launched = cuda::attention_decode(arguments, workspace, stream);
+    check(cudaStreamEndCapture(stream, &graph), "recording");
+    check(cudaGraphInstantiateWithFlags(&recorded, graph, 0), "making a graph");
+    check(cudaMemcpy(cached_rows_.data(), case_.cached_rows.data(), cached_rows_.bytes(),
+                     cudaMemcpyHostToDevice),
+          "filling the cache");
+    const cudaError_t started = cudaGraphLaunch(recorded, stream);
+    check(cudaStreamSynchronize(stream), "running a graph");
+    check(cudaGraphExecDestroy(recorded), "ending a graph");
+    check(cudaGraphDestroy(graph), "ending a graph");
+    check(cudaStreamDestroy(stream), "ending a stream");
+    return launched == cudaSuccess ? started : launched;
+  }
+
   template <typename Launch>
   [[nodiscard]] bool run_forward(const std::string& kernel, std::size_t workspace_bytes,
                                  const Launch& launch) {
@@ -262,6 +303,7 @@ class Check {
   Case case_;
   DeviceArray<std::int32_t> query_offsets_;
   DeviceArray<std::int32_t> key_offsets_;
+  DeviceArray<std::int32_t> cached_rows_;
   Operand q_;
   Operand k_;
   Operand v_;
@@ -336,6 +378,7 @@ int run(const Options& options) {
     ++cases;
     Check one(c, seed += 16);
     count(one.decode());
+    count(one.decode_recorded());
   }
   std::printf("%d cases, %d failures\n", cases, failed);
   return failed == 0 && cases > 0 ? 0 : 1;

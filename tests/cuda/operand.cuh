@@ -38,6 +38,14 @@ class Operand {
     cuda_testing::fill_random(reinterpret_cast<std::uint16_t*>(bytes_.data()), bytes_.size() / 2,
                               element_, amplitude, seed);
   }
+  /// Makes tokens [begin, end) of an entry not a number.
+  void poison_tokens(std::int64_t entry, std::int64_t begin, std::int64_t end) {
+    if (end <= begin) return;
+    const std::size_t size = f32_ ? 4 : 2;
+    const auto first = static_cast<std::size_t>(entry * strides_.batch + begin * strides_.token);
+    const auto count = static_cast<std::size_t>((end - begin) * strides_.token);
+    check(cudaMemset(bytes_.data() + first * size, 0xFF, count * size), "poisoning tokens");
+  }
   /// Sets the rows, which are f32, and leaves the gaps.
   void fill_f32(float value) {
     std::vector<std::uint8_t> bytes = bytes_.download();

@@ -32,6 +32,7 @@ struct Problem {
 struct Place {
   std::int64_t query_row, key_row;
   int queries, keys;
+  int first_key = 0;  // of cached rows
 };
 
 __device__ Place place_of(const AttentionShape& shape, int entry) {
@@ -40,8 +41,12 @@ __device__ Place place_of(const AttentionShape& shape, int entry) {
             shape.query_offsets[entry + 1] - shape.query_offsets[entry],
             shape.key_offsets[entry + 1] - shape.key_offsets[entry]};
   }
-  return {entry * shape.query_tokens, entry * shape.key_tokens,
-          static_cast<int>(shape.query_tokens), static_cast<int>(shape.key_tokens)};
+  Place place{entry * shape.query_tokens, entry * shape.key_tokens,
+              static_cast<int>(shape.query_tokens), static_cast<int>(shape.key_tokens)};
+  if (shape.cached_rows == nullptr) return place;
+  place.first_key = max(shape.cached_rows[2 * entry], 0);
+  place.keys = max(min(shape.cached_rows[2 * entry + 1], place.keys) - place.first_key, 0);
+  return place;
 }
 
 __device__ double value_at(const Operand& operand, const AttentionShape& shape, int entry,
@@ -103,10 +108,11 @@ __global__ void forward_row(Problem p) {
     double grad_weight = 0.0;
     for (int d = 0; d < dims; ++d) {
       score += value_at(p.q, shape, entry, place.query_row, query, head, d) *
-               value_at(p.k, shape, entry, place.key_row, key, key_head, d);
+               value_at(p.k, shape, entry, place.key_row, place.first_key + key, key_head, d);
       if (gradients) {
-        grad_weight += value_at(p.grad_out, shape, entry, place.query_row, query, head, d) *
-                       value_at(p.v, shape, entry, place.key_row, key, key_head, d);
+        grad_weight +=
+            value_at(p.grad_out, shape, entry, place.query_row, query, head, d) *
+            value_at(p.v, shape, entry, place.key_row, place.first_key + key, key_head, d);
       }
     }
     weights[key] = sees(shape, place, query, key) ? score * shape.scale : -INFINITY;
@@ -140,8 +146,10 @@ __global__ void forward_row(Problem p) {
     double out = 0.0;
     double dq = 0.0;
     for (int key = 0; key < place.keys; ++key) {
-      out += weights[key] * value_at(p.v, shape, entry, place.key_row, key, key_head, d);
-      dq += grad_scores[key] * value_at(p.k, shape, entry, place.key_row, key, key_head, d);
+      out += weights[key] *
+             value_at(p.v, shape, entry, place.key_row, place.first_key + key, key_head, d);
+      dq += grad_scores[key] *
+            value_at(p.k, shape, entry, place.key_row, place.first_key + key, key_head, d);
     }
     p.out[out_row + d] = out;
     if (gradients) p.dq[out_row + d] = dq;
@@ -156,7 +164,8 @@ __global__ void backward_row(Problem p) {
   if (key >= place.keys) return;
   const int dims = static_cast<int>(shape.head_dim);
   const int group = static_cast<int>(shape.heads / shape.key_heads);
-  const std::int64_t row = ((place.key_row + key) * shape.key_heads + key_head) * dims;
+  const std::int64_t row =
+      ((place.key_row + place.first_key + key) * shape.key_heads + key_head) * dims;
   for (int d = threadIdx.x; d < dims; d += kThreads) {
     double dk = 0.0;
     double dv = 0.0;

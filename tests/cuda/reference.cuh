@@ -23,8 +23,9 @@ struct ReferenceResults {
   std::vector<double> dv;
 };
 
-/// `rows` and `key_rows` are those of all entries. Gradients only if `arguments.grad_out` is given;
-/// of the arguments only the operands are looked at.
+/// Keys outside of cached rows get no gradients. `rows` and `key_rows` are those of all entries.
+/// Gradients only if `arguments.grad_out` is given; of the arguments only the operands are looked
+/// at.
 [[nodiscard]] ReferenceResults reference_attention(
     const cuda::AttentionBackwardArguments& arguments, std::int64_t rows, std::int64_t key_rows);
 

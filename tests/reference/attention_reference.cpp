@@ -33,6 +33,11 @@ void add(double factor, double magnitude, const double* from, std::int64_t count
   }
 }
 
+std::int64_t query_position(const AttentionInput& in, std::int64_t batch, std::int64_t query) {
+  const bool of_each_entry = std::ssize(in.query_positions) > in.query_tokens;
+  return in.query_positions[of_each_entry ? batch * in.query_tokens + query : query];
+}
+
 /// One query of one head: where its row and those of its keys begin, and its softmax.
 struct QueryRow {
   std::int64_t batch;
@@ -82,7 +87,7 @@ bool sees(const AttentionInput& input, std::int64_t query_position, std::int64_t
 
 bool sees(const AttentionInput& input, std::int64_t batch, std::int64_t head, std::int64_t query,
           std::int64_t key) {
-  if (!sees(input, input.query_positions[query], input.key_positions[key])) return false;
+  if (!sees(input, query_position(input, batch, query), input.key_positions[key])) return false;
   if (!input.query_sequences.empty() && input.query_sequences[query] != input.key_sequences[key]) {
     return false;
   }
@@ -105,7 +110,7 @@ double weight_factor(const AttentionInput& input, std::int64_t batch, std::int64
   const std::uint64_t mixed = input.seed ^ input.stream;
   const std::uint32_t word =
       philox({static_cast<std::uint32_t>((position - within) / 4),
-              static_cast<std::uint32_t>(input.query_positions[query]),
+              static_cast<std::uint32_t>(query_position(input, batch, query)),
               static_cast<std::uint32_t>(input.first_head + head),
               static_cast<std::uint32_t>(input.first_entry + batch + sequence)},
              {static_cast<std::uint32_t>(mixed),

@@ -17,6 +17,7 @@ struct AttentionInput {
   double scale = 1.0;
   bool causal = true;
   std::int64_t window = 0;  ///< 0: none
+  /// Of the tokens, the same in all batch entries; or of each entry's in turn.
   std::vector<std::int64_t> query_positions;
   std::vector<std::int64_t> key_positions;
   /// Of each token, the packed sequence that it belongs to. Empty: all belong to one.

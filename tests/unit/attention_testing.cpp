@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <set>
 #include <span>
@@ -82,6 +83,23 @@ void set_features(const AttentionCase& c, reference::AttentionInput& input) {
   input.first_head = c.dropout.first_head;
 }
 
+/// What lies outside of cached rows must not matter.
+void spoil_other_rows(const AttentionCase& c, const AttentionProblem& problem) {
+  for (std::size_t entry = 0; entry < c.cached_rows.size(); ++entry) {
+    const auto index = static_cast<std::int64_t>(entry);
+    const std::int64_t begin =
+        std::clamp<std::int64_t>(c.cached_rows[entry].begin, 0, c.key_tokens);
+    const std::int64_t end = std::clamp(c.cached_rows[entry].end, begin, c.key_tokens);
+    for (const Tensor* tensor : {&problem.k, &problem.v}) {
+      for (const KeyRange& other : {KeyRange{0, begin}, KeyRange{end, c.key_tokens}}) {
+        const Tensor rows = tensor->slice(0, index, index + 1).slice(1, other.begin, other.end);
+        set_values(rows, std::vector<double>(static_cast<std::size_t>(rows.elements()),
+                                             std::numeric_limits<double>::quiet_NaN()));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 std::string AttentionCase::to_string() const {
@@ -97,6 +115,9 @@ std::string AttentionCase::to_string() const {
   }
   for (const KeyRange& range : mask.key_ranges) {
     text += fmt::format(" keys[{}, {})", range.begin, range.end);
+  }
+  for (const KeyRange& range : cached_rows) {
+    text += fmt::format(" rows[{}, {})", range.begin, range.end);
   }
   if (mask.blocks) {
     text += fmt::format(" {} blocks of {}x{}", mask.blocks->columns.size(),
@@ -120,6 +141,28 @@ void set_values(const Tensor& tensor, const std::vector<double>& values) {
     set_element(host, i, values[static_cast<std::size_t>(i)]);
   }
   ops::copy(ops::to_device(host, tensor.device()), tensor);
+}
+
+void set_cached_rows(AttentionSetup& setup, const std::vector<KeyRange>& rows) {
+  reference::AttentionInput& input = setup.reference;
+  input.query_positions.clear();
+  input.key_begin.clear();
+  input.key_end.clear();
+  std::vector<std::int32_t> bounds;
+  for (const KeyRange& range : rows) {
+    input.key_begin.push_back(range.begin);
+    input.key_end.push_back(range.end);
+    const std::int64_t end = std::clamp<std::int64_t>(range.end, 0, input.key_tokens);
+    for (std::int64_t i = 0; i < input.query_tokens; ++i) {
+      input.query_positions.push_back(end - input.query_tokens + i);
+    }
+    bounds.push_back(static_cast<std::int32_t>(range.begin));
+    bounds.push_back(static_cast<std::int32_t>(range.end));
+  }
+  const Tensor& tensor = setup.problem.cached_rows;
+  Backend& backend = backend_of(tensor.device());
+  backend.copy_bytes(tensor.raw(), bounds.data(), tensor.bytes(), Queue::compute);
+  backend.synchronize();
 }
 
 AttentionSetup make_setup(const AttentionCase& test_case, Device device) {
@@ -172,6 +215,7 @@ AttentionSetup make_setup(const AttentionCase& test_case, Device device) {
                                &setup.gradients.dk, &setup.gradients.dv}) {
     set_values(*tensor, std::vector<double>(static_cast<std::size_t>(tensor->elements()), 77.0));
   }
+  spoil_other_rows(c, setup.problem);
 
   reference::AttentionInput& input = setup.reference;
   input.batch = c.batch;
@@ -191,6 +235,10 @@ AttentionSetup make_setup(const AttentionCase& test_case, Device device) {
       c.mask.query_runs.empty() ? std::vector<TokenRun>{{end - c.query_tokens, c.query_tokens}}
                                 : c.mask.query_runs);
   set_features(c, input);
+  if (!c.cached_rows.empty()) {
+    setup.problem.cached_rows = Tensor::empty({c.batch, 2}, DType::i32, device);
+    set_cached_rows(setup, c.cached_rows);
+  }
   input.q = values_of(setup.problem.q);
   input.k = values_of(setup.problem.k);
   input.v = values_of(setup.problem.v);

@@ -31,6 +31,8 @@ struct AttentionCase {
   float spread = 1.0F;  ///< inputs are uniform on [-spread, spread)
   std::uint64_t seed = 1;
   AttentionDropout dropout = {};
+  /// One per batch entry, or empty: the problem has none. Other rows of k and v hold NaN.
+  std::vector<KeyRange> cached_rows = {};
 
   [[nodiscard]] std::string to_string() const;
 };
@@ -47,6 +49,9 @@ struct AttentionSetup {
 };
 
 [[nodiscard]] AttentionSetup make_setup(const AttentionCase& test_case, Device device);
+
+/// Writes a problem's cached rows, and what the reference makes of them.
+void set_cached_rows(AttentionSetup& setup, const std::vector<KeyRange>& rows);
 
 /// Writes row-major values into a strided tensor, rounded to its dtype.
 void set_values(const Tensor& tensor, const std::vector<double>& values);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -35,6 +36,7 @@ class Emulation {
         order_(order),
         query_offsets_(offsets_of(c.query_lengths)),
         key_offsets_(offsets_of(c.key_lengths)),
+        cached_rows_(c.cached_rows),
         q_(c.entries(), c.query_rows(), c.heads, c.head_dim),
         k_(c.entries(), c.key_rows(), c.key_heads, c.head_dim),
         v_(k_),
@@ -60,11 +62,24 @@ class Emulation {
     input_.k = random(k_, 2, c.key_rows() * c.key_heads);
     input_.v = random(v_, 3, c.key_rows() * c.key_heads);
     grad_out_values_ = random(grad_out_, 4, c.query_rows() * c.heads);
+    if (!cached_rows_.empty()) {
+      shape_.cached_rows = cached_rows_.data();
+      place_cached_tokens();
+      spoil_other_rows();
+    }
     expected_ = reference::attention(input_);
     if (c.packed()) {
       shape_.query_offsets = query_offsets_.data();
       shape_.key_offsets = key_offsets_.data();
     }
+  }
+
+  /// Other rows at the same place; those that were outside before are still not numbers.
+  void set_cached_rows(const std::vector<std::int32_t>& rows) {
+    case_.cached_rows = rows;
+    std::copy(rows.begin(), rows.end(), cached_rows_.begin());
+    place_cached_tokens();
+    expected_ = reference::attention(input_);
   }
 
   /// Makes an element of a key not a number, of head 0 and batch entry 0.
@@ -138,6 +153,8 @@ class Emulation {
   }
 
   [[nodiscard]] int splits() const { return splits_; }
+  [[nodiscard]] std::vector<double> out() const { return out_.values(case_.element, case_.output); }
+  [[nodiscard]] const std::vector<float>& log_sum_exp() const { return log_sum_exp_; }
 
   void expect_forward() const {
     expect_close(out_, expected_.out, "out", 0.0);
@@ -192,6 +209,34 @@ class Emulation {
         input_.key_sequences.push_back(sequence);
       }
     }
+  }
+
+  void place_cached_tokens() {
+    input_.query_positions.clear();
+    input_.key_begin.clear();
+    input_.key_end.clear();
+    for (std::int64_t entry = 0; entry < case_.batch; ++entry) {
+      input_.key_begin.push_back(case_.first_key(entry));
+      input_.key_end.push_back(case_.end_key(entry));
+      for (std::int64_t i = 0; i < case_.query_tokens; ++i) {
+        input_.query_positions.push_back(case_.end_key(entry) - case_.query_tokens + i);
+      }
+    }
+  }
+
+  void spoil_other_rows() {
+    const std::int64_t row = case_.key_heads * case_.head_dim;
+    for (std::int64_t entry = 0; entry < case_.batch; ++entry) {
+      for (std::int64_t token = 0; token < case_.key_tokens; ++token) {
+        if (token >= case_.first_key(entry) && token < case_.end_key(entry)) continue;
+        for (std::vector<double>* values : {&input_.k, &input_.v}) {
+          std::fill_n(values->begin() + (entry * case_.key_tokens + token) * row, row,
+                      std::numeric_limits<double>::quiet_NaN());
+        }
+      }
+    }
+    k_.fill(case_.element, input_.k);
+    v_.fill(case_.element, input_.v);
   }
 
   std::vector<double> random(StridedOperand& operand, std::uint32_t stream,
@@ -294,6 +339,7 @@ class Emulation {
   reference::AttentionGradient expected_gradient_;
   std::vector<std::int32_t> query_offsets_;
   std::vector<std::int32_t> key_offsets_;
+  std::vector<std::int32_t> cached_rows_;
   StridedOperand q_;
   StridedOperand k_;
   StridedOperand v_;

@@ -112,6 +112,99 @@ TEST(CudaAttentionEmulated, DecodingIsThatOfPlainF64) {
   }
 }
 
+/// Caches of which each entry fills as much as it says; all else in them, and the workspace, is
+/// NaN.
+TEST(CudaAttentionEmulated, DecodingOfCachedRowsIsThatOfPlainF64) {
+  struct Decoded {
+    Case problem;
+    int splits;
+  };
+  const std::vector<Decoded> decoded{
+      // From nothing to a full cache of three splits, with and without rows before.
+      {{.batch = 6,
+        .query_tokens = 1,
+        .key_tokens = 700,
+        .heads = 4,
+        .cached_rows = {0, 700, 0, 1, 37, 37, 3, 200, 640, 700, 699, 700}},
+       3},
+      // Around the ends of splits: multiples of 64, and of 64 for each split.
+      {{.batch = 9,
+        .query_tokens = 1,
+        .key_tokens = 700,
+        .cached_rows = {0, 64, 1, 66, 0, 128, 5, 134, 0, 191, 10, 202, 7, 200, 0, 384, 2, 387}},
+       3},
+      {{.batch = 4,
+        .query_tokens = 3,
+        .key_tokens = 900,
+        .window = 300,
+        .cached_rows = {0, 900, 100, 420, 5, 8, 30, 850}},
+       2},
+      {{.batch = 3,
+        .query_tokens = 16,
+        .key_tokens = 530,
+        .heads = 6,
+        .key_heads = 2,
+        .head_dim = 128,
+        .element = AttentionElement::f16,
+        .output = AttentionOutput::f32,
+        .cached_rows = {-3, 2000, 20, 300, 8, 15}},  // rows beyond, fewer rows than queries
+       3},
+      {{.batch = 4,
+        .query_tokens = 5,
+        .key_tokens = 200,
+        .heads = 2,
+        .key_heads = 2,
+        .cached_rows = {0, 200, 7, 7, 20, 10, 100, 140}},
+       1},
+      {{.batch = 2,
+        .query_tokens = 4,
+        .key_tokens = 530,
+        .causal = false,
+        .cached_rows = {9, 320, 0, 530}},
+       3},
+  };
+  for (const Decoded& c : decoded) {
+    SCOPED_TRACE(c.problem.text());
+    for (const EmulationOrder order : {kEager, kLate}) {
+      Emulation emulation(c.problem, order);
+      emulation.run_decode();
+      EXPECT_EQ(emulation.splits(), c.splits);
+      emulation.expect_forward();
+    }
+  }
+}
+
+TEST(CudaAttentionEmulated, DecodingAgainSeesTheRowsOfThen) {
+  Emulation emulation({.batch = 2,
+                       .query_tokens = 2,
+                       .key_tokens = 600,
+                       .heads = 2,
+                       .cached_rows = {0, 600, 2, 590}},
+                      kLate);
+  for (const std::vector<std::int32_t>& rows : {std::vector<std::int32_t>{0, 63, 2, 300},
+                                                {0, 64, 2, 301},
+                                                {0, 65, 50, 50},
+                                                {0, 600, 400, 590}}) {
+    emulation.set_cached_rows(rows);
+    emulation.run_decode();
+    EXPECT_EQ(emulation.splits(), 3);
+    emulation.expect_forward();
+  }
+}
+
+TEST(CudaAttentionEmulated, AFullCacheGivesTheBitsOfOneWithoutRows) {
+  for (const std::int64_t key_tokens : {200, 700, 1400}) {
+    Case c{.query_tokens = 3, .key_tokens = key_tokens, .heads = 2, .window = 650};
+    Emulation plain(c, kEager);
+    plain.run_decode();
+    c.cached_rows = {0, static_cast<std::int32_t>(key_tokens)};
+    Emulation cached(c, kEager);
+    cached.run_decode();
+    EXPECT_EQ(cached.out(), plain.out());
+    EXPECT_EQ(cached.log_sum_exp(), plain.log_sum_exp());
+  }
+}
+
 // The tests above are worth what the emulation notices.
 
 TEST(EmulatedBlock, NoticesThreadsThatWaitForOthersThatEnded) {

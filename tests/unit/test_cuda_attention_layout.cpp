@@ -171,6 +171,23 @@ TEST(Fragments, CoverAnAccumulatorOnce) {
   EXPECT_EQ(places.size(), 128U);
 }
 
+/// Of an entry with this mask: neither is a key that is seen left out nor one read that is not.
+void expect_each_visible_key_once(const DecodePlan& plan, const ScoreMask& mask) {
+  int next = mask.keys > 3 ? mask.keys_of(0).begin : DecodePlan::seen_keys(mask).begin;
+  for (int split = 0; split < plan.splits; ++split) {
+    const IndexRange range = plan.keys_of_split(split, mask);
+    ASSERT_EQ(range.size() > 0, mask.keys > 0 && split < plan.splits_to_merge(mask));
+    if (range.size() == 0) continue;
+    ASSERT_EQ(range.begin, next);
+    if (split > 0) {
+      ASSERT_EQ((range.begin - plan.keys_of_split(0, mask).begin) % DecodePlan::kSplitGranularity,
+                0);
+    }
+    next = range.end;
+  }
+  ASSERT_EQ(next, mask.keys);
+}
+
 TEST(DecodePlan, SplitsHoldEachVisibleKeyOnce) {
   for (const std::int64_t key_tokens : {0, 1, 63, 64, 255, 256, 257, 1000, 4097, 131072}) {
     for (const std::int64_t window : {0, 1, 100, 3000}) {
@@ -183,22 +200,9 @@ TEST(DecodePlan, SplitsHoldEachVisibleKeyOnce) {
                                    .head_dim = 128,
                                    .window = window};
         const DecodePlan plan(shape);
-        const auto keys = static_cast<int>(key_tokens);
-        int expected = plan.first_key;
-        for (int split = 0; split < plan.splits; ++split) {
-          const IndexRange range = plan.keys_of_split(split, keys);
-          ASSERT_EQ(range.begin, expected);
-          if (plan.splits > 1) {
-            ASSERT_GT(range.size(), 0);
-          }
-          expected = range.end;
-        }
-        ASSERT_EQ(expected, keys);
-        // Neither a key that is seen is left out nor one read that is not.
-        const ScoreMask mask{3, keys, true, static_cast<int>(window)};
-        if (keys > 3) {
-          ASSERT_EQ(plan.first_key, mask.keys_of(0).begin);
-        }
+        expect_each_visible_key_once(
+            plan, {3, static_cast<int>(key_tokens), true, static_cast<int>(window)});
+        ASSERT_EQ(plan.splits_to_merge(DecodePlan::largest_mask(shape)), plan.splits);
         ASSERT_EQ(plan.rows, 12);
         ASSERT_EQ(plan.row_tiles, 1);
         // Enough blocks for a large GPU if there are enough keys, not many more.
@@ -209,6 +213,51 @@ TEST(DecodePlan, SplitsHoldEachVisibleKeyOnce) {
         ASSERT_LE(blocks, std::max<std::int64_t>(2 * DecodePlan::kWantedBlocks, batch * 8));
       }
     }
+  }
+}
+
+TEST(DecodePlan, CachedRowsOfAnyNumberAreSpreadOverAllSplits) {
+  for (const std::int64_t capacity : {1, 300, 2000, 131072}) {
+    for (const std::int64_t window : {0, 100, 3000}) {
+      const std::int32_t rows[2] = {0, 0};  // which neither the plan nor what follows from it reads
+      const AttentionShape shape{.batch = 1,
+                                 .query_tokens = 3,
+                                 .key_tokens = capacity,
+                                 .heads = 32,
+                                 .key_heads = 8,
+                                 .head_dim = 128,
+                                 .window = window,
+                                 .cached_rows = rows};
+      AttentionShape full = shape;
+      full.cached_rows = nullptr;
+      const DecodePlan plan(shape);
+      ASSERT_EQ(plan.splits, DecodePlan(full).splits);
+      ASSERT_EQ(decode_bytes(shape), decode_bytes(full));
+      for (const int keys : {0, 1, 2, 63, 64, 65, 128, 129, 1000, 1999, 2000, 100000, 131072}) {
+        if (keys > capacity) continue;
+        const ScoreMask mask{3, keys, true, static_cast<int>(window)};
+        expect_each_visible_key_once(plan, mask);
+        // No split has more than its share, rounded up to what a block reads at a time.
+        const int seen = DecodePlan::seen_keys(mask).size();
+        const int share = (seen + plan.splits - 1) / plan.splits;
+        ASSERT_LT(plan.keys_of_split(0, mask).size(), share + DecodePlan::kSplitGranularity);
+      }
+    }
+  }
+}
+
+TEST(DecodePlan, EntriesHaveTheirCachedRows) {
+  const std::int32_t rows[] = {0, 9, 3, 7, 4, 4, 6, 2, -5, 40, 12, 13, -3, -1};
+  const AttentionShape shape{.batch = 7, .query_tokens = 2, .key_tokens = 10, .cached_rows = rows};
+  const AttentionStrides strides{.batch = 1000, .token = 10, .head = 1};
+  const std::vector<std::pair<int, int>> expected{{0, 9},  {3, 4},  {4, 0}, {6, 0},
+                                                  {0, 10}, {10, 0}, {0, 0}};  // first, number
+  for (int i = 0; i < 7; ++i) {
+    const AttentionEntry entry = decode_entry(shape, i);
+    EXPECT_EQ(entry.key_row, expected[static_cast<std::size_t>(i)].first);
+    EXPECT_EQ(entry.mask.keys, expected[static_cast<std::size_t>(i)].second);
+    EXPECT_EQ(entry.key_offset(strides, 0), 1000 * i + 10 * entry.key_row);
+    EXPECT_EQ(entry.query_offset(strides, 0), 1000 * i);
   }
 }
 
@@ -272,6 +321,10 @@ TEST(UnsupportedReason, NamesWhatIsNotServed) {
     EXPECT_NE(sm80_unsupported_reason(shape), nullptr);
     EXPECT_NE(decode_kernel_unsupported_reason(shape), nullptr);
   }
+  const AttentionShape cached = changed([&](AttentionShape& s) { s.cached_rows = &offsets; });
+  EXPECT_EQ(decode_kernel_unsupported_reason(cached), nullptr);
+  EXPECT_STREQ(sm80_unsupported_reason(cached), "only the decoding kernel takes cached rows");
+  EXPECT_NE(whole_pass_unsupported_reason(cached), nullptr);
   for (const AttentionShape& shape :
        {changed([](AttentionShape& s) { s.query_tokens = 17; }),
         changed([&](AttentionShape& s) { s.query_offsets = s.key_offsets = &offsets; })}) {

@@ -190,6 +190,36 @@ TEST(CudaProblemTranslation, PackedSequencesBecomeOffsets) {
   EXPECT_NE(translate(several).reason, "");
 }
 
+TEST(CudaProblemTranslation, CachedRowsAreHandedOnWithAllKeys) {
+  for (const std::int64_t query_tokens : {1, 5}) {
+    for (const std::int64_t window : {0, 4, 100}) {
+      AttentionProblem problem = problem_of(3, query_tokens, 9);
+      problem.mask.window = window;
+      problem.cached_rows = Tensor::empty({3, 2}, DType::i32, problem.q.device());
+      const TranslatedProblem calls = translate(problem);
+      EXPECT_EQ(calls.reason, "");
+      EXPECT_TRUE(calls.is_whole(problem));
+      const AttentionShape& shape = calls.parts.at(0).shape;
+      EXPECT_EQ(shape.cached_rows, problem.cached_rows.data<std::int32_t>());
+      EXPECT_EQ(shape.query_tokens, query_tokens);
+      // A mask is left out only if it hides nothing of rows of any length.
+      const ScoreMask said{static_cast<int>(query_tokens), 9, true, static_cast<int>(window)};
+      const ScoreMask kept{static_cast<int>(query_tokens), 9, shape.causal,
+                           static_cast<int>(shape.window)};
+      for (int keys = 0; keys <= 9; ++keys) {
+        for (int query = 0; query < query_tokens; ++query) {
+          const auto seen = [&](ScoreMask mask) {
+            mask.keys = keys;
+            return mask.keys_of(query);
+          };
+          EXPECT_EQ(seen(kept).size(), seen(said).size());
+          EXPECT_EQ(seen(kept).begin, seen(said).begin);
+        }
+      }
+    }
+  }
+}
+
 TEST(CudaProblemTranslation, WhatKernelsCannotReadIsRefused) {
   EXPECT_NE(translate(problem_of(1, 4, 8, DType::f32)).reason, "");
   AttentionProblem dropped = problem_of(1, 4, 8);
