@@ -41,8 +41,8 @@ struct AttentionShape {
   const std::int32_t* key_offsets = nullptr;
   /// Rows [begin, end) of the keys and values of each entry that hold tokens, clamped to [0, Sk]:
   /// device pointer to [B, 2], read when kernels run, so that a recorded call may be started again
-  /// with other rows. An entry's keys are then those rows alone, which Sk is but the most of. Null:
-  /// all Sk. Only for decoding.
+  /// with other rows. An entry's keys are then those rows and no others, and Sk is the most that it
+  /// may have. Null: all Sk rows. Only for decoding.
   const std::int32_t* cached_rows = nullptr;
 };
 
