@@ -42,6 +42,7 @@ struct Row {
   DType dtype = DType::f32;
   Quantization quantization = Quantization::none;
   bool use_cache = true;
+  bool recorded = false;
   GenerationTimes times;
 };
 
@@ -62,8 +63,10 @@ std::vector<Row> measure(const Request& request, const ModelConfig& config,
                       .quantization = quantization});
       for (const bool use_cache : request.caches) {
         GenerationCase setting = request.setting;
-        setting.use_cache = use_cache;
-        rows.push_back({dtype, quantization, use_cache, measure_generation(*model, setting)});
+        setting.scorer.use_cache = use_cache;
+        if (!use_cache) setting.scorer.record.reset();
+        rows.push_back({dtype, quantization, use_cache, records_decoding(*model, setting.scorer),
+                        measure_generation(*model, setting)});
       }
     }
   }
@@ -76,6 +79,7 @@ nlohmann::ordered_json to_json(const Row& row, int ranks) {
   return {{"dtype", name_of(row.dtype)},
           {"quantize", name_of(row.quantization)},
           {"cache", row.use_cache},
+          {"recorded", row.recorded},
           {"batch", times.batch},
           {"prompt_tokens", times.prompt_tokens},
           {"prompt_s", times.prompt_s},
@@ -118,20 +122,20 @@ std::string table(const std::vector<Row>& rows, int ranks) {
 
 std::string csv(const std::vector<Row>& rows, int ranks) {
   std::string text =
-      "dtype,quantize,cache,batch,prompt_tokens,prompt_median_s,prompt_products_median_s,"
+      "dtype,quantize,cache,recorded,batch,prompt_tokens,prompt_median_s,prompt_products_median_s,"
       "token_samples,token_median_s,token_min_s,token_p80_s,tokens_per_second,"
       "bytes_per_token_and_rank,bytes_per_second,read_bytes_per_second,read_share\n";
   for (const Row& row : rows) {
     const GenerationTimes& times = row.times;
     const SampleSummary token = summary_of(times.token_s);
-    text +=
-        fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", name_of(row.dtype),
-                    name_of(row.quantization), row.use_cache, times.batch, times.prompt_tokens,
-                    summary_of(times.prompt_s).median, summary_of(times.prompt_products_s).median,
-                    times.token_s.size(), token.median, token.minimum, token.percentile80,
-                    static_cast<double>(times.batch) / token.median, times.token_bytes,
-                    times.decode_rate(ranks), times.read_rate(ranks),
-                    times.decode_rate(ranks) / times.read_rate(ranks));
+    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", name_of(row.dtype),
+                        name_of(row.quantization), row.use_cache, row.recorded, times.batch,
+                        times.prompt_tokens, summary_of(times.prompt_s).median,
+                        summary_of(times.prompt_products_s).median, times.token_s.size(),
+                        token.median, token.minimum, token.percentile80,
+                        static_cast<double>(times.batch) / token.median, times.token_bytes,
+                        times.decode_rate(ranks), times.read_rate(ranks),
+                        times.decode_rate(ranks) / times.read_rate(ranks));
   }
   return text;
 }
@@ -223,6 +227,7 @@ CLI::App* add_command(CLI::App& bench, const char* name, const char* description
   add_count("--prompt", "Tokens of a prompt", &r->setting.prompt_tokens);
   add_count("--tokens", "New tokens", &r->setting.new_tokens);
   add_count("--batch", "Sequences", &r->setting.batch);
+  add_graph_option(*command, r->setting.scorer.record);
   add("--out", "Where generation.csv and generation.json go, created if need be", "DIR",
       [r](const std::string& text) { r->out = text; });
   add_run_options(*command, r->common);

@@ -62,7 +62,8 @@ class GenerateRun {
     const LoadedModel loaded = load_model(checkpoint_, request_.common, use(), runtime);
     load_seconds_ = loaded.seconds;
     const std::unique_ptr<SequenceScorer> scorer =
-        make_scorer(*loaded.model, longest(), request_.use_cache);
+        make_scorer(*loaded.model, longest(), request_.scorer);
+    recorded_ = request_.options.beams == 1 && records_decoding(*loaded.model, request_.scorer);
     continue_prompts(*scorer, progress);
     progress.clear();
     if (is_root_) print();
@@ -104,6 +105,11 @@ class GenerateRun {
             "--log-probabilities and --beams exclude each other");
     require(!options.log_probabilities || request_.common.json,
             "--log-probabilities are a part of --json");
+    const bool records = request_.scorer.record.value_or(false);
+    require(!records || request_.scorer.use_cache,
+            "--graph on records decoding over a key/value cache: it excludes --no-cache");
+    require(!records || options.beams == 1,
+            "--graph on and --beams exclude each other: beams change places with every token");
     require(!request_.stream || !request_.common.json,
             "--stream prints text as it comes, --json one document at the end: choose one");
   }
@@ -153,7 +159,7 @@ class GenerateRun {
             .batch = searches ? 1 : sequences,
             .last_only = true,
             .new_tokens = new_tokens(),
-            .cached = request_.use_cache ? sequences : 0};
+            .cached = request_.scorer.use_cache ? sequences : 0};
   }
 
   [[nodiscard]] std::int64_t new_tokens() const { return request_.options.max_new_tokens; }
@@ -258,6 +264,7 @@ class GenerateRun {
     timings["tokens_per_second"] = static_cast<double>(generated) / seconds_;
     return {{"sequences", std::move(sequences)},
             {"quantize", name_of(request_.common.quantization)},
+            {"recorded", recorded_},
             {"timings", std::move(timings)}};
   }
 
@@ -270,6 +277,7 @@ class GenerateRun {
   std::vector<double> token_seconds_;  ///< of sequence 0, the prompt's first
   Stopwatch since_token_;
   bool is_root_ = false;
+  bool recorded_ = false;
   double load_seconds_ = 0.0;
   double seconds_ = 0.0;
 };

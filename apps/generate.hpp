@@ -22,7 +22,7 @@ struct GenerateRequest {
   std::vector<std::string> stops;  ///< --stop
   std::optional<std::string> system;
   bool stream = false;
-  bool use_cache = true;
+  ScorerOptions scorer;
   bool chat = false;
 };
 

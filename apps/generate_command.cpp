@@ -52,7 +52,9 @@ void add_generate_command(CLI::App& application) {
                    r->stops);
   command->add_flag("--stream", r->stream, "Print text as it comes");
   command->add_flag_callback(
-      "--no-cache", [r] { r->use_cache = false; }, "Compute all tokens anew for each new one");
+      "--no-cache", [r] { r->scorer.use_cache = false; },
+      "Compute all tokens anew for each new one");
+  add_graph_option(*command, r->scorer.record);
   command->add_flag("--chat", r->chat, "The prompt is a user's message: apply the chat template");
   command->add_option("--system", r->system, "System message of the chat")->type_name("TEXT");
   command->add_flag("--log-probabilities", options.log_probabilities,

@@ -10,7 +10,6 @@
 #include "core/backend.hpp"
 #include "core/ops.hpp"
 #include "models/generation/sampling.hpp"
-#include "models/generation/scorer.hpp"
 
 namespace portolan {
 namespace {
@@ -73,7 +72,7 @@ std::int64_t product_bytes(const Model& model) {
 
 /// Of keys and values on this rank, in the middle of the new tokens.
 std::int64_t cache_bytes(const Model& model, const GenerationCase& setting) {
-  if (!setting.use_cache) return 0;
+  if (!setting.scorer.use_cache) return 0;
   const CommonConfig& config = model.plan().dimensions();
   const int ranks = model.context().mesh().shape().context;
   const std::int64_t tokens = (setting.prompt_tokens + setting.new_tokens / 2) / ranks;
@@ -104,7 +103,7 @@ GenerationTimes measure_generation(const Model& model, const GenerationCase& set
                                        model.plan().dimensions().vocab_size));
   }
   const std::unique_ptr<SequenceScorer> scorer =
-      make_scorer(model, setting.prompt_tokens + setting.new_tokens, setting.use_cache);
+      make_scorer(model, setting.prompt_tokens + setting.new_tokens, setting.scorer);
 
   const auto seconds = [&model](const std::function<void()>& work) {
     return slowest_seconds(model.context().world(), model.device(), work);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "models/generation/scorer.hpp"
 #include "models/model.hpp"
 
 namespace portolan {
@@ -30,7 +31,7 @@ struct GenerationCase {
   std::int64_t batch = 1;
   std::int64_t prompt_tokens = 128;
   std::int64_t new_tokens = 64;
-  bool use_cache = true;
+  ScorerOptions scorer;
   std::uint64_t seed = 0;  ///< of the prompt
 };
 

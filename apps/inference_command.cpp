@@ -129,7 +129,7 @@ void add_inference_command(CLI::App& application) {
   add_text("--default_dtype", "fp32, bf16 or fp16", "DTYPE",
            [r](const std::string& text) { r->generate.common.dtype = dtype_of(text); });
   command->add_flag_callback(
-      "--no_use_cache", [r] { r->generate.use_cache = false; },
+      "--no_use_cache", [r] { r->generate.scorer.use_cache = false; },
       "Compute all tokens anew for each one");
   add_text("--distributed_strategy", "Over several ranks: tp, sp or ring", "NAME",
            [r](const std::string& text) {

@@ -103,6 +103,17 @@ void add_quantizations_option(CLI::App& command, std::vector<Quantization>& quan
       });
 }
 
+void add_graph_option(CLI::App& command, std::optional<bool>& record) {
+  add_text_option(command, "--graph",
+                  "Record the pass of one token and repeat it: auto, on or off (default auto: on a "
+                  "GPU, of one rank)",
+                  "USE", [&record](const std::string& text) {
+                    require_one_of("--graph", text, {"auto", "on", "off"});
+                    record.reset();
+                    if (text != "auto") record = text == "on";
+                  });
+}
+
 void add_sample_options(CLI::App& command, SampleLimits& limits) {
   add_text_option(command, "--repeat",
                   fmt::format("Samples of a row, if --seconds allow (default {})", limits.repeat),

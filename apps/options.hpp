@@ -60,6 +60,8 @@ void add_dtype_option(CLI::App& command, const std::string& help, std::optional<
 /// defaults.
 void add_dtypes_option(CLI::App& command, std::vector<DType>& dtypes);
 void add_quantizations_option(CLI::App& command, std::vector<Quantization>& quantizations);
+/// --graph auto|on|off: whether decoding is recorded and repeated; absent is auto.
+void add_graph_option(CLI::App& command, std::optional<bool>& record);
 /// --repeat and --seconds, of the samples of a row.
 void add_sample_options(CLI::App& command, SampleLimits& limits);
 

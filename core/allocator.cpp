@@ -136,6 +136,11 @@ void CachingAllocator::split(MemoryBlock* block, std::size_t bytes) {
 }
 
 BlockReference CachingAllocator::allocate(std::size_t bytes) {
+  CachingAllocator* const substitute = substitute_.load(std::memory_order_acquire);
+  return substitute == nullptr ? allocate_own(bytes) : substitute->allocate_own(bytes);
+}
+
+BlockReference CachingAllocator::allocate_own(std::size_t bytes) {
   // More than any address space has; rounded up it could become little.
   if (bytes > std::numeric_limits<std::size_t>::max() / 2) {
     throw OutOfMemoryError(fmt::format("{} bytes cannot be addressed", bytes));
@@ -228,5 +233,27 @@ void CachingAllocator::reset_peaks() {
   counters_.allocated_peak = counters_.allocated;
   counters_.reserved_peak = counters_.reserved;
 }
+
+MemoryPool::MemoryPool(CachingAllocator& allocator)
+    : allocator_(allocator),
+      own_({.allocate = [this](std::size_t bytes) -> void* {
+              segments_.push_back(allocator_.allocate_own(bytes));
+              return segments_.back().get()->data();
+            },
+            .release =
+                [this](void* address, std::size_t /*bytes*/) {
+                  std::erase_if(segments_, [address](const BlockReference& segment) {
+                    return segment.get()->data() == address;
+                  });
+                }}) {}
+
+MemoryPool::Use::Use(MemoryPool& pool) : allocator_(pool.allocator_) {
+  CachingAllocator* none = nullptr;
+  if (!allocator_.substitute_.compare_exchange_strong(none, &pool.own_)) {
+    throw Error("another memory pool of this device is in use");
+  }
+}
+
+MemoryPool::Use::~Use() { allocator_.substitute_.store(nullptr, std::memory_order_release); }
 
 }  // namespace portolan

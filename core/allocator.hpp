@@ -102,8 +102,8 @@ class CachingAllocator {
   CachingAllocator(const CachingAllocator&) = delete;
   CachingAllocator& operator=(const CachingAllocator&) = delete;
 
-  /// A block of at least `bytes`, uninitialised. Throws OutOfMemoryError. The memory source
-  /// outlives all blocks, and so does the allocator.
+  /// A block of at least `bytes`, uninitialised: of the pool in use, if there is one. Throws
+  /// OutOfMemoryError. The memory source outlives all blocks, and so does the allocator.
   [[nodiscard]] BlockReference allocate(std::size_t bytes);
 
   /// Gives free memory at the ends of segments back to the device, and wholly free segments.
@@ -115,6 +115,7 @@ class CachingAllocator {
 
  private:
   friend class BlockReference;
+  friend class MemoryPool;
 
   struct Segment {
     void* address = nullptr;
@@ -122,6 +123,7 @@ class CachingAllocator {
     MemoryBlock* first = nullptr;
   };
 
+  [[nodiscard]] BlockReference allocate_own(std::size_t bytes);
   void recycle(MemoryBlock* block) noexcept;
   MemoryBlock* new_block();
   void split(MemoryBlock* block, std::size_t bytes);
@@ -141,6 +143,34 @@ class CachingAllocator {
   std::vector<MemoryBlock*> spare_;                   // records not in use
   std::vector<MemoryBlock*> free_;                    // free blocks of all segments
   MemoryCounters counters_;
+  std::atomic<CachingAllocator*> substitute_{nullptr};  // that of the pool in use
+};
+
+/// Memory of an allocator that is set apart: what recorded work writes in passing must not be
+/// anybody else's between its starts. Counts as allocated from the allocator, which must outlive
+/// the pool, as the pool must outlive what was allocated from it.
+class MemoryPool {
+ public:
+  explicit MemoryPool(CachingAllocator& allocator);
+  MemoryPool(const MemoryPool&) = delete;
+  MemoryPool& operator=(const MemoryPool&) = delete;
+
+  /// As long as this lives, what is asked of the allocator comes from the pool. One at a time.
+  class Use {
+   public:
+    explicit Use(MemoryPool& pool);
+    ~Use();
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    CachingAllocator& allocator_;
+  };
+
+ private:
+  CachingAllocator& allocator_;
+  std::vector<BlockReference> segments_;
+  CachingAllocator own_;
 };
 
 }  // namespace portolan

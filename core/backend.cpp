@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/backend.hpp"
 
+#include <utility>
 #include <vector>
 
 #include "core/error.hpp"
@@ -21,7 +22,25 @@ Backend* find(Device device) {
   return nullptr;
 }
 
+class RepeatedCall final : public RecordedWork {
+ public:
+  explicit RepeatedCall(std::function<void()> work) : work_(std::move(work)) {}
+  void start() override { work_(); }
+
+ private:
+  std::function<void()> work_;
+};
+
 }  // namespace
+
+std::unique_ptr<RecordedWork> repeated_call(std::function<void()> work) {
+  return std::make_unique<RepeatedCall>(std::move(work));
+}
+
+std::unique_ptr<RecordedWork> Backend::run_and_record(std::function<void()> work) {
+  work();
+  return repeated_call(std::move(work));
+}
 
 Backend& backend_of(Device device) {
   if (Backend* backend = find(device)) return *backend;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -27,6 +28,26 @@ class Event {
 
  private:
   std::shared_ptr<void> handle_;
+};
+
+/// Operations in their order, to be carried out again and again.
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+  /// Enqueues all of them on Queue::compute, on the memory that they were recorded with, whatever
+  /// it holds now.
+  virtual void start() = 0;
+};
+
+/// Calls `work` at every start.
+[[nodiscard]] std::unique_ptr<RecordedWork> repeated_call(std::function<void()> work);
+
+/// Where tokens that come in go in a key/value cache. `rows` i32 [B, 2], contiguous: of each entry
+/// the rows [begin, end) that hold tokens, those that come in included, which are the last.
+struct CacheRows {
+  Tensor keys;    ///< [B, capacity, Hkv, D], dense in D
+  Tensor values;  ///< like keys
+  Tensor rows;    ///< read when an operation runs, not when it is enqueued
 };
 
 /// Which part of a global matrix a tensor is, so that random numbers can be indexed globally.
@@ -84,6 +105,14 @@ class Backend {
   /// Between this device and host memory, either direction, dense bytes, ordered on `queue`.
   virtual void copy_bytes(void* destination, const void* source, std::size_t bytes,
                           Queue queue) = 0;
+  /// Whether recorded work costs less to start than its operations one by one.
+  [[nodiscard]] virtual bool prefers_recorded_work() const { return false; }
+  /// Carries out `work` and records the operations that it enqueues on Queue::compute, for which it
+  /// may be called twice. It neither waits nor copies from or to the host, uses no tensor of its
+  /// own after it has returned, and everything that may differ when it is started again lies in
+  /// device memory. The result keeps the memory that `work` takes; what else it uses must outlive
+  /// it. Without an own way of recording, what is repeated is the call.
+  [[nodiscard]] virtual std::unique_ptr<RecordedWork> run_and_record(std::function<void()> work);
   /// Marks a region of the profile (Kokkos Tools; NVTX too on CUDA). Strictly nested.
   virtual void push_region(const char* name) = 0;
   virtual void pop_region() = 0;
@@ -161,6 +190,15 @@ class Backend {
   /// angles, which is the gradient.
   virtual void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
                                 const Tensor& sines, bool inverse) = 0;
+  /// Copies k and v [B * s, Hkv, D], strided by tokens and heads, s tokens of each entry, to the
+  /// last s rows of the cache that hold tokens. Tokens without a row there are passed over.
+  virtual void store_cache_rows(const Tensor& k, const Tensor& v, const CacheRows& cache) = 0;
+  /// x [B * s, H + 2 Hkv, D] holds queries, keys and values side by side: rotates the queries in
+  /// place and stores keys, rotated as by rotary_embedding, and values in the cache. What is left
+  /// of them in x means nothing.
+  virtual void rotary_store_cache_rows(const Tensor& x, const Tensor& positions,
+                                       const Tensor& cosines, const Tensor& sines,
+                                       const CacheRows& cache) = 0;
   /// out = silu(gate) * up; gate, up, out [n, features], rows may be strided (Shazeer 2020,
   /// arXiv:2002.05202).
   virtual void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) = 0;

@@ -27,6 +27,41 @@ void require_matmul(const Tensor& x, const Weight& weight, const Tensor& out) {
   require_device(out.device(), x, "out");
 }
 
+void require_rotation(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                      const Tensor& sines) {
+  require_rank(x, 3, "x");
+  require_rank(cosines, 2, "cosines");
+  require_floating(x, "x");
+  require_rows_dense(x, "x");
+  require(x.dim(2) % 2 == 0, "rotary embedding needs an even head_dim, found {}", x.dim(2));
+  require_indices(positions, x, x.dim(0), "positions");
+  require(cosines.dim(1) * 2 == x.dim(2) && cosines.dtype() == DType::f32,
+          "head_dim {} needs f32 tables of {} columns, found {} {}", x.dim(2), x.dim(2) / 2,
+          name_of(cosines.dtype()), cosines.dim(1));
+  require_same(cosines, sines, "cosines", "sines");
+  require_device(cosines.device(), x, "cosines");
+}
+
+/// That tokens [B * s, heads, D] fit a cache.
+void require_cache(const CacheRows& cache, const Tensor& tokens) {
+  require_rank(cache.keys, 4, "cache.keys");
+  require_rank(cache.rows, 2, "cache.rows");
+  require_like(cache.values, cache.keys, "cache.values", "cache.keys");
+  require_rows_dense(cache.keys, "cache.keys");
+  require_device(cache.keys.device(), tokens, "cache.keys");
+  require_device(cache.rows.device(), tokens, "cache.rows");
+  const std::int64_t batch = cache.keys.dim(0);
+  require(cache.keys.dtype() == tokens.dtype() && cache.keys.dim(3) == tokens.dim(2),
+          "tokens {} {} do not fit a cache {} {}", name_of(tokens.dtype()), tokens.shape(),
+          name_of(cache.keys.dtype()), cache.keys.shape());
+  require(cache.rows.shape() == Shape({batch, 2}) && cache.rows.dtype() == DType::i32 &&
+              cache.rows.is_contiguous(),
+          "the rows of a cache {} must be i32 [{}, 2], found {} {}", cache.keys.shape(), batch,
+          name_of(cache.rows.dtype()), cache.rows.shape());
+  require(batch > 0 && tokens.dim(0) % batch == 0, "{} tokens are no whole number for {} entries",
+          tokens.dim(0), batch);
+}
+
 }  // namespace
 
 void fill(const Tensor& out, float value) {
@@ -111,19 +146,31 @@ void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
 
 void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
                       const Tensor& sines, bool inverse) {
-  require_rank(x, 3, "x");
-  require_rank(cosines, 2, "cosines");
-  require_floating(x, "x");
-  require_rows_dense(x, "x");
-  require(x.dim(2) % 2 == 0, "rotary embedding needs an even head_dim, found {}", x.dim(2));
-  require_indices(positions, x, x.dim(0), "positions");
-  require(cosines.dim(1) * 2 == x.dim(2) && cosines.dtype() == DType::f32,
-          "head_dim {} needs f32 tables of {} columns, found {} {}", x.dim(2), x.dim(2) / 2,
-          name_of(cosines.dtype()), cosines.dim(1));
-  require_same(cosines, sines, "cosines", "sines");
-  require_device(cosines.device(), x, "cosines");
+  require_rotation(x, positions, cosines, sines);
   if (x.elements() == 0) return;
   backend(x).rotary_embedding(x, positions, cosines, sines, inverse);
+}
+
+void store_cache_rows(const Tensor& k, const Tensor& v, const CacheRows& cache) {
+  require_rank(k, 3, "k");
+  require_like(v, k, "v", "k");
+  require_rows_dense(k, "k");
+  require_cache(cache, k);
+  require(k.dim(1) == cache.keys.dim(2), "k {} has other heads than a cache {}", k.shape(),
+          cache.keys.shape());
+  if (k.elements() == 0) return;
+  backend(k).store_cache_rows(k, v, cache);
+}
+
+void rotary_store_cache_rows(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                             const Tensor& sines, const CacheRows& cache) {
+  require_rotation(x, positions, cosines, sines);
+  require_cache(cache, x);
+  require(x.dim(1) > 2 * cache.keys.dim(2),
+          "x {} has no queries beside keys and values of a cache {}", x.shape(),
+          cache.keys.shape());
+  if (x.elements() == 0) return;
+  backend(x).rotary_store_cache_rows(x, positions, cosines, sines, cache);
 }
 
 void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) {

@@ -40,6 +40,9 @@ void layer_norm_backward(const Tensor& x, const Tensor& weight, float epsilon,
                          const Tensor& grad_bias, bool accumulate_x = false);
 void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
                       const Tensor& sines, bool inverse = false);
+void store_cache_rows(const Tensor& k, const Tensor& v, const CacheRows& cache);
+void rotary_store_cache_rows(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                             const Tensor& sines, const CacheRows& cache);
 void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out);
 void swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& grad_out,
                      const Tensor& grad_gate, const Tensor& grad_up);

@@ -2,6 +2,7 @@
 #include "models/attention_block.hpp"
 
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "core/backend.hpp"
@@ -37,6 +38,14 @@ Variable AttentionBlock::forward(const Variable& normed, const ForwardPass& pass
   attention.real_tokens = pass.options.real_tokens;
 
   Variable qkv = qkv_.forward(pass.enter(normed, sharded_));
+  KeyValueCache* const cache = pass.options.cache;
+  const auto layer = static_cast<std::int64_t>(layer_);
+  if (cache != nullptr && cache->reads_rows()) {
+    std::optional<Rotation> rotation;
+    if (rotary_ != nullptr) rotation = {pass.positions, rotary_->cosines, rotary_->sines};
+    return out_.product(self_attention_over_rows(qkv.value(), attention,
+                                                 rotation ? &*rotation : nullptr, *cache, layer));
+  }
   if (rotary_ != nullptr) {
     // Queries and keys lie side by side, so one pass rotates both.
     qkv =
@@ -44,10 +53,9 @@ Variable AttentionBlock::forward(const Variable& normed, const ForwardPass& pass
                                      pass.positions, rotary_->cosines, rotary_->sines);
   }
   const AttentionStrategy& strategy = pass.context.attention();
-  if (pass.options.cache != nullptr) {
-    return out_.product(cached_self_attention(qkv.value(), attention, strategy, pass.sharding,
-                                              *pass.options.cache,
-                                              static_cast<std::int64_t>(layer_)));
+  if (cache != nullptr) {
+    return out_.product(
+        cached_self_attention(qkv.value(), attention, strategy, pass.sharding, *cache, layer));
   }
   return out_.product(self_attention(qkv, attention, strategy, pass.sharding));
 }

@@ -290,6 +290,18 @@ Tensor Model::next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
   return ops::to_host(gathered);
 }
 
+void Model::enqueue_next(const Tensor& ids, const Tensor& positions, KeyValueCache& cache,
+                         const Tensor& logits) const {
+  const ForwardPass pass{.context = context_,
+                         .sharding = context_.attention().following(1),
+                         .tokens = 1,
+                         .ids = ids,
+                         .positions = positions,
+                         .options = {.cache = &cache, .last_only = true}};
+  const Stream stream = run_blocks(enter_blocks(pass), pass);
+  ops::copy(this->logits(stream.normed, pass).value().view(logits.shape()), logits);
+}
+
 bool Model::adds_logits() const {
   const MeshCoordinates& at = context_.mesh().coordinates();
   return at.data == 0 && (logits_are_sharded() || at.tensor == 0);

@@ -76,6 +76,19 @@ class Model {
   /// every rank, which may change its own. As a forward pass with last_only. Collective.
   [[nodiscard]] Tensor next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
                                    const ForwardOptions& options) const;
+  /// Throws UsageError for tokens and options that this model cannot run.
+  void check(std::span<const std::int32_t> ids, std::int64_t batch,
+             const ForwardOptions& options) const;
+  /// Positions of the tokens of all sequences, as a forward pass with these arguments counts them.
+  [[nodiscard]] std::vector<std::int32_t> all_positions(std::span<const std::int32_t> ids,
+                                                        std::int64_t batch,
+                                                        const ForwardOptions& options) const;
+  /// One more token of each sequence of a cache that reads its rows from device memory, on a rank
+  /// that works alone: enqueues operations that depend on nothing but the tensors given, so that
+  /// they can be recorded. ids i32 [batch, 1]; positions i32 [batch]; logits [batch, vocab] f32 get
+  /// the result.
+  void enqueue_next(const Tensor& ids, const Tensor& positions, KeyValueCache& cache,
+                    const Tensor& logits) const;
   /// An empty cache for this rank's part of `batch` sequences of up to `tokens` tokens.
   [[nodiscard]] KeyValueCache make_cache(std::int64_t batch, std::int64_t tokens) const;
 
@@ -130,13 +143,6 @@ class Model {
   ColumnParallelLinear head_;
 
  private:
-  /// Throws UsageError for tokens and options that this model cannot run.
-  void check(std::span<const std::int32_t> ids, std::int64_t batch,
-             const ForwardOptions& options) const;
-  /// Of the tokens of all sequences.
-  [[nodiscard]] std::vector<std::int32_t> all_positions(std::span<const std::int32_t> ids,
-                                                        std::int64_t batch,
-                                                        const ForwardOptions& options) const;
   [[nodiscard]] ForwardPass start(std::span<const std::int32_t> ids, std::int64_t batch,
                                   const ForwardOptions& options) const;
   [[nodiscard]] SequenceSharding announce_tokens(std::int64_t length, std::int64_t batch,

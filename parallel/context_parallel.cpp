@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/error.hpp"
+#include "core/functional.hpp"
 #include "core/ops.hpp"
 
 namespace portolan {
@@ -283,12 +284,14 @@ AttentionOperands AttentionOperands::of(const Tensor& x, const SelfAttention& at
   if (attention.layout == FusedLayout::by_head) {
     const Tensor heads = x.split_last(attention.heads);
     const auto part = [&](std::int64_t index) {
-      return heads.slice(3, index * attention.head_dim, (index + 1) * attention.head_dim);
+      return heads.slice(x.rank(), index * attention.head_dim, (index + 1) * attention.head_dim);
     };
     return {part(0), part(1), part(2)};
   }
   const auto part = [&](std::int64_t first_head, std::int64_t count) {
-    return x.slice(2, first_head * attention.head_dim, (first_head + count) * attention.head_dim)
+    return x
+        .slice(x.rank() - 1, first_head * attention.head_dim,
+               (first_head + count) * attention.head_dim)
         .split_last(count);
   };
   return {part(0, attention.heads), part(attention.heads, attention.kv_heads),
@@ -324,6 +327,29 @@ Tensor cached_self_attention(const Tensor& x, const SelfAttention& attention,
   const AttentionResult result{like(q, q.dtype()), {}};
   strategy.forward_cached(operands, attention, sharding, cache, layer, result);
   return result.out.view({q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
+}
+
+Tensor self_attention_over_rows(const Tensor& x, const SelfAttention& attention,
+                                const Rotation* rotation, KeyValueCache& cache,
+                                std::int64_t layer) {
+  const CacheRows rows = cache.rows_of_layer(layer);
+  const Tensor tokens = functional::rows(x);
+  if (rotation != nullptr) {
+    ops::rotary_store_cache_rows(tokens.split_last(attention.heads + 2 * attention.kv_heads),
+                                 rotation->positions, rotation->cosines, rotation->sines, rows);
+  } else {
+    const AttentionOperands operands = AttentionOperands::of(tokens, attention);
+    ops::store_cache_rows(operands.k, operands.v, rows);
+  }
+  const Tensor q = AttentionOperands::of(x, attention).q;
+  const Tensor out = like(q, q.dtype());
+  const AttentionMask mask{.causal = attention.causal, .window = attention.window};
+  for (const HeadGroup& group : attention.groups) {
+    AttentionProblem part = problem({q, rows.keys, rows.values}, group, mask, attention);
+    part.cached_rows = rows.rows;
+    attention_forward(part, query_heads(out, group));
+  }
+  return out.view({q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
 }
 
 std::vector<HeadGroup> head_groups(std::int64_t first_head, std::int64_t heads,

@@ -48,13 +48,14 @@ struct SelfAttention {
   std::vector<KeyRange> real_tokens = {};
 };
 
-/// q [B, s, H, D], k and v [B, s, Hkv, D] with s this rank's tokens, or gradients of these.
+/// q [B, s, H, D], k and v [B, s, Hkv, D] with s this rank's tokens, or gradients of these; or the
+/// same of tokens [B * s, ...].
 struct AttentionOperands {
   Tensor q;
   Tensor k;
   Tensor v;
 
-  /// Parts of x [B, s, (H + 2 Hkv) D], where they lie as `attention.layout` says.
+  /// Parts of x [..., (H + 2 Hkv) D], where they lie as `attention.layout` says.
   [[nodiscard]] static AttentionOperands of(const Tensor& x, const SelfAttention& attention);
 };
 
@@ -95,6 +96,20 @@ class AttentionStrategy {
                                            const AttentionStrategy& strategy,
                                            const SequenceSharding& sharding, KeyValueCache& cache,
                                            std::int64_t layer);
+
+/// By which queries and keys are rotated: see Backend::rotary_embedding.
+struct Rotation {
+  Tensor positions;  ///< of all tokens
+  Tensor cosines;
+  Tensor sines;
+};
+
+/// The same over a cache that reads its rows from device memory (KeyValueCache::read_rows_from), on
+/// a rank that holds whole sequences: enqueues operations that do not depend on how many tokens
+/// there are. x is not rotated yet, and overwritten; `rotation` null: it is not to be.
+[[nodiscard]] Tensor self_attention_over_rows(const Tensor& x, const SelfAttention& attention,
+                                              const Rotation* rotation, KeyValueCache& cache,
+                                              std::int64_t layer);
 
 /// The whole sequence is here.
 [[nodiscard]] std::unique_ptr<AttentionStrategy> make_local_attention();

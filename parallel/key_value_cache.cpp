@@ -93,6 +93,15 @@ void KeyValueCache::store(std::int64_t layer, const Tensor& k, const Tensor& v) 
 Tensor KeyValueCache::keys(std::int64_t layer) const { return part(layer, 0).slice(1, 0, held_); }
 Tensor KeyValueCache::values(std::int64_t layer) const { return part(layer, 1).slice(1, 0, held_); }
 
+void KeyValueCache::read_rows_from(const Tensor& rows) {
+  require(ranks_ == 1, "{} ranks share the sequences of a cache whose rows are recorded", ranks_);
+  rows_ = rows;
+}
+
+CacheRows KeyValueCache::rows_of_layer(std::int64_t layer) const {
+  return {part(layer, 0), part(layer, 1), rows_};
+}
+
 void KeyValueCache::select(std::span<const std::int64_t> entries) {
   const std::int64_t batch = std::ssize(entries);
   bool same = batch == extents_.batch;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention/problem.hpp"
+#include "core/backend.hpp"
 #include "core/tensor.hpp"
 
 namespace portolan {
@@ -60,6 +61,13 @@ class KeyValueCache {
   [[nodiscard]] const std::vector<TokenRun>& runs() const noexcept { return runs_; }
   [[nodiscard]] std::int64_t held_tokens() const noexcept { return held_; }
 
+  /// From now on which rows hold tokens is read from `rows` (CacheRows::rows) whenever an operation
+  /// on rows_of_layer() runs, so that it can be recorded; undefined: no longer. extend() still
+  /// counts tokens, store(), keys() and values() are not for use. For ranks that share no sequence.
+  void read_rows_from(const Tensor& rows);
+  [[nodiscard]] bool reads_rows() const noexcept { return rows_.defined(); }
+  [[nodiscard]] CacheRows rows_of_layer(std::int64_t layer) const;
+
   /// Sequence i becomes a copy of what sequence entries[i] is now; as many sequences as entries.
   void select(std::span<const std::int64_t> entries);
 
@@ -85,6 +93,7 @@ class KeyValueCache {
   TokenRun new_tokens_;
   std::vector<TokenRun> runs_;
   std::vector<Piece> pieces_;  ///< of the last extend()
+  Tensor rows_;                ///< if they are read from device memory
 };
 
 }  // namespace portolan

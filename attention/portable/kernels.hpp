@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/portable/cached_rows.hpp"
 #include "attention/portable/memory_efficient.hpp"
 #include "attention/portable/plan.hpp"
 #include "attention/portable/standard.hpp"
@@ -159,10 +160,15 @@ class ForwardKernel final : public AttentionForwardKernel {
     return portable::unsupported_reason(method_, AttentionPass::forward, problem);
   }
   [[nodiscard]] std::size_t workspace_bytes(const AttentionProblem& problem) const override {
+    if (goes_by_cached_rows(method_, problem)) return 0;
     return Run<Space>(problem, method_, AttentionPass::forward).bytes();
   }
   void forward(const AttentionProblem& problem, const Tensor& out,
                const Tensor& log_sum_exp) const override {
+    if (goes_by_cached_rows(method_, problem)) {
+      CachedRowsForward<Space>(problem, out, log_sum_exp).launch();
+      return;
+    }
     Run<Space>(problem, method_, AttentionPass::forward).forward(out, log_sum_exp);
   }
 

@@ -16,7 +16,11 @@ std::string unsupported_reason(AttentionMethod method, AttentionPass pass,
     return "it needs a block map";
   }
   const bool blocks = !is_tiled(method) || method == AttentionMethod::block_sparse;
-  const bool cached_rows = method == AttentionMethod::standard && pass == AttentionPass::forward;
+  if (goes_by_cached_rows(method, problem) && problem.statistics != nullptr) {
+    return "over cached rows it works in no tiles that it could count";
+  }
+  const bool cached_rows = pass == AttentionPass::forward && (method == AttentionMethod::standard ||
+                                                              goes_by_cached_rows(method, problem));
   return unserved_feature(problem, {.packing = true,
                                     .padding = true,
                                     .blocks = blocks,

@@ -21,6 +21,13 @@ namespace portolan::portable {
   return method != AttentionMethod::standard && method != AttentionMethod::memory_efficient;
 }
 
+/// True where the preferred method is no tiled one, because the rows of a cache are known on the
+/// device alone (CachedRowsForward).
+[[nodiscard]] inline bool goes_by_cached_rows(AttentionMethod method,
+                                              const AttentionProblem& problem) {
+  return method == AttentionMethod::flash && problem.cached_rows.defined();
+}
+
 /// A list of tables, and of memory to be filled by kernels, that go into one allocation of the
 /// device.
 class Workspace {

@@ -76,6 +76,10 @@ std::string CublasLtMatmul::description() {
   return fmt::format("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
+void CublasLtMatmul::prepare() {
+  if (!workspace_) workspace_ = allocator_.allocate(kWorkspaceBytes);
+}
+
 CublasLtMatmul::Layout CublasLtMatmul::make_layout(DType dtype, std::int64_t rows,
                                                    std::int64_t columns, std::int64_t stride) {
   cublasLtMatrixLayout_t layout = nullptr;
@@ -181,7 +185,7 @@ bool CublasLtMatmul::multiply(const Tensor& a, bool transpose_a, const Tensor& b
   }
   const Plan& plan = entry->second;
   if (!plan.offered) return false;
-  if (!workspace_) workspace_ = allocator_.allocate(kWorkspaceBytes);
+  prepare();
   if (bias.defined()) {  // layers of one shape have biases of their own
     set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER,
         static_cast<const void*>(bias.raw()));

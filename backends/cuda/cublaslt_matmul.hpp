@@ -49,6 +49,9 @@ class CublasLtMatmul {
   [[nodiscard]] bool run(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
                          const Tensor& out, bool accumulate);
 
+  /// Takes the scratch of products, which is otherwise taken with the first.
+  void prepare();
+
   /// "cuBLASLt 13.0.2".
   [[nodiscard]] static std::string description();
 

@@ -6,11 +6,14 @@
 #include "backends/compat/kokkos_runtime.hpp"
 #include "backends/cuda/cublaslt_matmul.hpp"
 #include "backends/cuda/cuda_device.hpp"
+#include "backends/cuda/cuda_graph.hpp"
 #include "backends/cuda/cuda_status.hpp"
 #include "backends/cuda/fused_operations.hpp"
 #include "backends/cuda/quantized_matmul.hpp"
 #include "backends/cuda/staged_copies.hpp"
 #include "backends/portable/portable_backend.hpp"
+#include "core/error.hpp"
+#include "core/log.hpp"
 
 namespace portolan {
 namespace {
@@ -86,6 +89,26 @@ class CudaBackend final : public PortableBackend<Kokkos::Cuda>, public CudaStrea
     }
   }
 
+  [[nodiscard]] bool prefers_recorded_work() const override { return true; }
+  [[nodiscard]] std::unique_ptr<RecordedWork> run_and_record(std::function<void()> work) override {
+    products_.prepare();  // its memory is not the recording's
+    auto pool = std::make_unique<MemoryPool>(allocator());
+    {
+      // Takes the memory, loads the kernels and chooses the algorithms: nothing of that can be done
+      // while CUDA records.
+      const MemoryPool::Use use(*pool);
+      work();
+    }
+    try {
+      return std::make_unique<CudaGraph>(stream(Queue::compute), std::move(pool), work);
+    } catch (const OutOfMemoryError&) {
+      throw;
+    } catch (const Error& error) {
+      log().warn("operations that repeat are enqueued one by one: {}", error.what());
+      return repeated_call(std::move(work));
+    }
+  }
+
   void push_region(const char* name) override {
     nvtxRangePushA(name);
     PortableBackend::push_region(name);
@@ -126,6 +149,12 @@ class CudaBackend final : public PortableBackend<Kokkos::Cuda>, public CudaStrea
                         const Tensor& sines, bool inverse) override {
     if (!cuda::try_rotary_embedding(x, positions, cosines, sines, inverse, compute())) {
       PortableBackend::rotary_embedding(x, positions, cosines, sines, inverse);
+    }
+  }
+  void rotary_store_cache_rows(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                               const Tensor& sines, const CacheRows& cache) override {
+    if (!cuda::try_rotary_store_cache_rows(x, positions, cosines, sines, cache, compute())) {
+      PortableBackend::rotary_store_cache_rows(x, positions, cosines, sines, cache);
     }
   }
   void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override {

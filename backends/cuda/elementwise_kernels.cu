@@ -73,7 +73,24 @@ __global__ void __launch_bounds__(kElementwiseThreads)
       source[plan.offset(0, place.row) + place.column];
 }
 
+/// Where a head of keys or values goes; null if it has no row.
 template <typename T>
+[[nodiscard]] __device__ T* cache_place(const RotaryArguments& arguments, std::int64_t token,
+                                        std::int64_t head) {
+  const std::int64_t first_value = arguments.heads - arguments.key_heads;
+  const bool is_value = head >= first_value;
+  const std::int64_t entry = token / arguments.entry_tokens;
+  const std::int64_t row = arguments.cached_rows[2 * entry + 1] - arguments.entry_tokens +
+                           (token - entry * arguments.entry_tokens);
+  if (row < 0 || row >= arguments.capacity) return nullptr;
+  const std::int64_t cache_head =
+      is_value ? head - first_value : head - first_value + arguments.key_heads;
+  return static_cast<T*>(is_value ? arguments.cached_values : arguments.cached_keys) +
+         entry * arguments.cache_entry_stride + row * arguments.cache_row_stride +
+         cache_head * arguments.cache_head_stride;
+}
+
+template <typename T, bool kStores>
 __global__ void turn_heads(RotaryArguments arguments, float direction) {
   constexpr int kCount = kPerVector<T>;
   const auto token = static_cast<std::int64_t>(blockIdx.x);
@@ -84,6 +101,20 @@ __global__ void turn_heads(RotaryArguments arguments, float direction) {
   T* const first = static_cast<T*>(arguments.x) + token * arguments.token_stride +
                    head * arguments.head_stride + column;
   T* const second = first + arguments.head_dim / 2;
+  T* first_target = first;
+  if constexpr (kStores) {
+    if (head >= arguments.heads - 2 * arguments.key_heads) {
+      T* const place = cache_place<T>(arguments, token, head);
+      if (place == nullptr) return;
+      first_target = place + column;
+      if (head >= arguments.heads - arguments.key_heads) {  // values are not turned
+        store_vector(first_target, load_vector(first));
+        store_vector(first_target + arguments.head_dim / 2, load_vector(second));
+        return;
+      }
+    }
+  }
+  T* const second_target = first_target + arguments.head_dim / 2;
   float a[kCount];
   float b[kCount];
   float cosine[kCount];
@@ -100,8 +131,8 @@ __global__ void turn_heads(RotaryArguments arguments, float direction) {
     turned_a[j] = a[j] * cosine[j] - b[j] * turn;
     turned_b[j] = b[j] * cosine[j] + a[j] * turn;
   }
-  store_vector(first, pack<T>(turned_a));
-  store_vector(second, pack<T>(turned_b));
+  store_vector(first_target, pack<T>(turned_a));
+  store_vector(second_target, pack<T>(turned_b));
 }
 
 __global__ void merge_rows(MergeArguments arguments, std::uint32_t rows) {
@@ -162,8 +193,10 @@ cudaError_t launch_rotary_embedding(const RotaryArguments& arguments, cudaStream
   const dim3 threads(static_cast<unsigned>(plan.columns),
                      static_cast<unsigned>(plan.heads_per_block));
   return with_element(arguments.dtype, [&](auto element) {
-    turn_heads<decltype(element)>
-        <<<grid, threads, 0, stream>>>(arguments, arguments.inverse ? -1.0F : 1.0F);
+    using T = decltype(element);
+    const auto kernel =
+        arguments.cached_keys == nullptr ? turn_heads<T, false> : turn_heads<T, true>;
+    kernel<<<grid, threads, 0, stream>>>(arguments, arguments.inverse ? -1.0F : 1.0F);
     return cudaGetLastError();
   });
 }

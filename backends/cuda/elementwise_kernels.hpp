@@ -51,9 +51,22 @@ struct RotaryArguments {
   std::int64_t head_dim = 0;
   bool inverse = false;
   DType dtype = DType::f32;
+
+  /// Null, or Backend::rotary_store_cache_rows: the last key_heads heads of x are values, those
+  /// before them keys, and both go to [batch, capacity, key_heads, head_dim] of equal strides.
+  void* cached_keys = nullptr;
+  void* cached_values = nullptr;
+  const std::int32_t* cached_rows = nullptr;  ///< [batch, 2]
+  std::int64_t key_heads = 0;
+  std::int64_t capacity = 0;
+  std::int64_t entry_tokens = 0;  ///< of x, per batch entry
+  std::int64_t cache_entry_stride = 0;
+  std::int64_t cache_row_stride = 0;
+  std::int64_t cache_head_stride = 0;
 };
 
-/// Backend::rotary_embedding; cudaErrorInvalidValue if rotary_plan has no place for a head.
+/// Backend::rotary_embedding or rotary_store_cache_rows; cudaErrorInvalidValue if rotary_plan has
+/// no place for a head.
 [[nodiscard]] cudaError_t launch_rotary_embedding(const RotaryArguments& arguments,
                                                   cudaStream_t stream);
 

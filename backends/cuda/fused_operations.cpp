@@ -52,6 +52,32 @@ bool prepare_activation(const Tensor& x, const Tensor& out, ActivationArguments&
   return true;
 }
 
+bool prepare_rotation(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                      const Tensor& sines, RotaryArguments& arguments) {
+  const std::int64_t elements = vector_elements(x.dtype());
+  const std::int64_t token_stride = x.dim(0) == 1 ? 0 : x.strides()[0];
+  const std::int64_t head_stride = x.dim(1) == 1 ? 0 : x.strides()[1];
+  if (rotary_plan(x.dim(1), x.dim(2), x.dtype()).columns == 0 || x.strides()[2] != 1 ||
+      !is_vector_aligned(x.raw()) || token_stride % elements != 0 || head_stride % elements != 0 ||
+      !has_vector_rows(cosines) || !has_vector_rows(sines)) {
+    return false;
+  }
+  arguments.x = x.raw();
+  arguments.positions = positions.data<std::int32_t>();
+  arguments.cosines = cosines.data<float>();
+  arguments.sines = sines.data<float>();
+  arguments.token_stride = token_stride;
+  arguments.head_stride = head_stride;
+  arguments.positions_stride = positions.strides()[0];
+  arguments.cosine_stride = cosines.strides()[0];
+  arguments.sine_stride = sines.strides()[0];
+  arguments.tokens = x.dim(0);
+  arguments.heads = x.dim(1);
+  arguments.head_dim = x.dim(2);
+  arguments.dtype = x.dtype();
+  return true;
+}
+
 }  // namespace
 
 bool try_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float epsilon,
@@ -79,29 +105,36 @@ bool try_layer_norm(const Tensor& x, const Tensor& x_bias, const Tensor& residua
 
 bool try_rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
                           const Tensor& sines, bool inverse, cudaStream_t stream) {
-  const std::int64_t elements = vector_elements(x.dtype());
-  const std::int64_t token_stride = x.dim(0) == 1 ? 0 : x.strides()[0];
-  const std::int64_t head_stride = x.dim(1) == 1 ? 0 : x.strides()[1];
-  if (rotary_plan(x.dim(1), x.dim(2), x.dtype()).columns == 0 || x.strides()[2] != 1 ||
-      !is_vector_aligned(x.raw()) || token_stride % elements != 0 || head_stride % elements != 0 ||
-      !has_vector_rows(cosines) || !has_vector_rows(sines)) {
-    return false;
-  }
-  const RotaryArguments arguments{.x = x.raw(),
-                                  .positions = positions.data<std::int32_t>(),
-                                  .cosines = cosines.data<float>(),
-                                  .sines = sines.data<float>(),
-                                  .token_stride = token_stride,
-                                  .head_stride = head_stride,
-                                  .positions_stride = positions.strides()[0],
-                                  .cosine_stride = cosines.strides()[0],
-                                  .sine_stride = sines.strides()[0],
-                                  .tokens = x.dim(0),
-                                  .heads = x.dim(1),
-                                  .head_dim = x.dim(2),
-                                  .inverse = inverse,
-                                  .dtype = x.dtype()};
+  RotaryArguments arguments;
+  if (!prepare_rotation(x, positions, cosines, sines, arguments)) return false;
+  arguments.inverse = inverse;
   check_cuda(launch_rotary_embedding(arguments, stream), "starting rotary_embedding of {}",
+             x.shape());
+  return true;
+}
+
+bool try_rotary_store_cache_rows(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                                 const Tensor& sines, const CacheRows& cache, cudaStream_t stream) {
+  RotaryArguments arguments;
+  if (!prepare_rotation(x, positions, cosines, sines, arguments)) return false;
+  const std::int64_t elements = vector_elements(x.dtype());
+  const Shape& strides = cache.keys.strides();
+  bool fits = strides == cache.values.strides() && is_vector_aligned(cache.keys.raw()) &&
+              is_vector_aligned(cache.values.raw());
+  for (int dimension = 0; dimension < 3; ++dimension) {
+    fits = fits && strides[dimension] % elements == 0;
+  }
+  if (!fits) return false;
+  arguments.cached_keys = cache.keys.raw();
+  arguments.cached_values = cache.values.raw();
+  arguments.cached_rows = cache.rows.data<std::int32_t>();
+  arguments.key_heads = cache.keys.dim(2);
+  arguments.capacity = cache.keys.dim(1);
+  arguments.entry_tokens = x.dim(0) / cache.keys.dim(0);
+  arguments.cache_entry_stride = strides[0];
+  arguments.cache_row_stride = strides[1];
+  arguments.cache_head_stride = strides[2];
+  check_cuda(launch_rotary_embedding(arguments, stream), "starting to store {} in a cache",
              x.shape());
   return true;
 }

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "core/backend.hpp"
 #include "core/gelu_kind.hpp"
 #include "core/tensor.hpp"
 
@@ -22,6 +23,9 @@ namespace portolan::cuda {
 [[nodiscard]] bool try_rotary_embedding(const Tensor& x, const Tensor& positions,
                                         const Tensor& cosines, const Tensor& sines, bool inverse,
                                         cudaStream_t stream);
+[[nodiscard]] bool try_rotary_store_cache_rows(const Tensor& x, const Tensor& positions,
+                                               const Tensor& cosines, const Tensor& sines,
+                                               const CacheRows& cache, cudaStream_t stream);
 [[nodiscard]] bool try_swiglu(const Tensor& gate, const Tensor& up, const Tensor& out,
                               cudaStream_t stream);
 [[nodiscard]] bool try_gelu(const Tensor& x, const Tensor& out, GeluKind kind, cudaStream_t stream);

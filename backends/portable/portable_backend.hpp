@@ -8,6 +8,7 @@
 
 #include "backends/compat/kokkos.hpp"
 #include "backends/portable/activation.hpp"
+#include "backends/portable/cache_rows.hpp"
 #include "backends/portable/columns.hpp"
 #include "backends/portable/elementwise.hpp"
 #include "backends/portable/loss.hpp"
@@ -110,6 +111,16 @@ class PortableBackend : public Backend {
   void rotary_embedding(const Tensor& x, const Tensor& positions, const Tensor& cosines,
                         const Tensor& sines, bool inverse) override {
     portable::rotary_embedding(space_, x, positions, cosines, sines, inverse);
+  }
+  void store_cache_rows(const Tensor& k, const Tensor& v, const CacheRows& cache) override {
+    portable::store_cache_rows(space_, k, v, cache);
+  }
+  void rotary_store_cache_rows(const Tensor& x, const Tensor& positions, const Tensor& cosines,
+                               const Tensor& sines, const CacheRows& cache) override {
+    const std::int64_t values = x.dim(1) - cache.values.dim(2);
+    const std::int64_t keys = values - cache.keys.dim(2);
+    rotary_embedding(x.slice(1, 0, values), positions, cosines, sines, false);
+    store_cache_rows(x.slice(1, keys, values), x.slice(1, values, x.dim(1)), cache);
   }
   void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override {
     portable::swiglu(space_, gate, up, out);

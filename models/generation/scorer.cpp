@@ -5,6 +5,8 @@
 #include <optional>
 
 #include "core/error.hpp"
+#include "core/ops.hpp"
+#include "models/generation/recorded_decoding.hpp"
 #include "models/model.hpp"
 #include "parallel/key_value_cache.hpp"
 
@@ -41,11 +43,13 @@ NextTokenLogits logits_of(const Model& model, std::span<const std::int32_t> ids,
 /// Computes each token once.
 class CachedScorer final : public SequenceScorer {
  public:
-  CachedScorer(const Model& model, std::int64_t longest) : model_(model), longest_(longest) {}
+  CachedScorer(const Model& model, std::int64_t longest, bool record)
+      : model_(model), longest_(longest), record_(record) {}
 
   NextTokenLogits start(std::span<const TokenIds> prompts) override {
     const Padded batch = padded(prompts);
     real_tokens_ = batch.real_tokens;
+    forget_recording();
     cache_.reset();  // its memory serves the next
     cache_.emplace(model_.make_cache(std::ssize(prompts), longest_));
     return pass(batch.ids);
@@ -53,10 +57,14 @@ class CachedScorer final : public SequenceScorer {
 
   NextTokenLogits append(std::span<const std::int32_t> ids) override {
     for (KeyRange& tokens : real_tokens_) ++tokens.end;
-    return pass(ids);
+    ++appended_;
+    if (!record_ || appended_ < kFirstRecorded) return pass(ids);
+    if (!recorded_) recorded_.emplace(model_, *cache_);
+    return {ops::to_host(recorded_->append(ids, real_tokens_))};
   }
 
   void select(std::span<const std::int64_t> entries) override {
+    forget_recording();
     cache_->select(entries);
     std::vector<KeyRange> selected;
     for (const std::int64_t entry : entries) {
@@ -66,6 +74,15 @@ class CachedScorer final : public SequenceScorer {
   }
 
  private:
+  /// A recording is of these very sequences, and pays when it is repeated: those that are selected
+  /// from in each step, as beams are, never get so far.
+  static constexpr std::int64_t kFirstRecorded = 2;
+
+  void forget_recording() {
+    recorded_.reset();
+    appended_ = 0;
+  }
+
   NextTokenLogits pass(std::span<const std::int32_t> ids) {
     return logits_of(model_, ids, {.real_tokens = real_tokens_, .cache = &*cache_},
                      std::ssize(real_tokens_));
@@ -73,7 +90,10 @@ class CachedScorer final : public SequenceScorer {
 
   const Model& model_;
   std::int64_t longest_;
+  bool record_;
   std::optional<KeyValueCache> cache_;
+  std::optional<RecordedDecoding> recorded_;
+  std::int64_t appended_ = 0;  ///< since the sequences were made or selected
   std::vector<KeyRange> real_tokens_;
 };
 
@@ -113,13 +133,23 @@ class WholeScorer final : public SequenceScorer {
 }  // namespace
 
 std::unique_ptr<SequenceScorer> make_scorer(const Model& model, std::int64_t longest,
-                                            bool use_cache) {
+                                            const ScorerOptions& options) {
   require(model.is_causal(), "only causal models generate; this one fills masks");
   require(longest <= model.maximum_length(),
           "prompt and new tokens together are {}, the model takes {}", longest,
           model.maximum_length());
-  if (use_cache) return std::make_unique<CachedScorer>(model, longest);
+  const bool record = records_decoding(model, options);
+  require(!record || options.use_cache, "decoding without a key/value cache cannot be recorded");
+  require(!record || model.context().world().size() == 1,
+          "decoding can be recorded on one rank, not on {}", model.context().world().size());
+  if (options.use_cache) return std::make_unique<CachedScorer>(model, longest, record);
   return std::make_unique<WholeScorer>(model);
+}
+
+bool records_decoding(const Model& model, const ScorerOptions& options) {
+  const bool gains = options.use_cache && model.context().world().size() == 1 &&
+                     backend_of(model.device()).prefers_recorded_work();
+  return options.record.value_or(gains);
 }
 
 }  // namespace portolan

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,11 +39,20 @@ class SequenceScorer {
   virtual void select(std::span<const std::int64_t> entries) = 0;
 };
 
-/// Over a causal model. Prompts of unequal lengths are padded in front. With a cache each token is
-/// computed once, without it with all those before; up to `longest` tokens of a sequence. `model`
-/// must outlive the scorer. Throws UsageError for a model that is not causal or sequences too long
-/// for it.
+struct ScorerOptions {
+  /// Each token is computed once; else with all those before.
+  bool use_cache = true;
+  /// Whether decoding is recorded and repeated (RecordedDecoding). Absent: where the device gains
+  /// by it and the model is on one rank.
+  std::optional<bool> record = {};
+};
+
+/// Over a causal model. Prompts of unequal lengths are padded in front; up to `longest` tokens of a
+/// sequence. `model` must outlive the scorer. Throws UsageError for a model that is not causal,
+/// sequences too long for it, and recording without a cache or on several ranks.
 [[nodiscard]] std::unique_ptr<SequenceScorer> make_scorer(const Model& model, std::int64_t longest,
-                                                          bool use_cache);
+                                                          const ScorerOptions& options = {});
+/// Whether these options mean that decoding is recorded.
+[[nodiscard]] bool records_decoding(const Model& model, const ScorerOptions& options);
 
 }  // namespace portolan

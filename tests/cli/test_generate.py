@@ -126,6 +126,19 @@ class Generate(WithTokenizers):
         self.assertEqual(plain.stdout, case["text"] + "\n")
         self.assertEqual(run(*arguments, "--stream", **QUICK).stdout, plain.stdout)
 
+    def test_recorded_decoding_finds_the_same_tokens(self):
+        for model in ("llama-tiny-gqa", "llama3-tiny-tied", "gpt-bigcode-tiny"):
+            with self.subTest(model=model):
+                cases = expected(model)["generation"]
+                ids = ";".join(",".join(map(str, case["prompt_ids"])) for case in cases)
+                document = self.run_json("generate", "--model", self.model(model), "--ids", ids,
+                                         "--max-new-tokens", 32, "--graph", "on")
+                self.assertTrue(document["recorded"])
+                self.assertEqual([found["ids"] for found in document["sequences"]],
+                                 [case["ids"] for case in cases])
+        self.assertFalse(self.run_json("generate", "--model", self.model("llama-tiny-gqa"), "--ids",
+                                       "1,2", "--max-new-tokens", 3, "--graph", "off")["recorded"])
+
     def test_the_seed_decides_what_is_drawn(self):
         def draw(seed):
             return self.generate("llama-tiny-gqa", "--prompt", "You may", "--temperature", 1.5,
@@ -168,6 +181,9 @@ class Generate(WithTokenizers):
                 ((*model, "--prompt", "a", "--beams", "2", "--temperature", "1"), ["--beams"]),
                 ((*model, "--prompt", "a", "--prompt", "b", "--stream"), ["--stream"]),
                 ((*model, "--prompt", "a", "--max-new-tokens", "-1"), ["--max-new-tokens"]),
+                ((*model, "--prompt", "a", "--graph", "maybe"), ["--graph", "maybe"]),
+                ((*model, "--prompt", "a", "--graph", "on", "--no-cache"), ["--graph", "--no-cache"]),
+                ((*model, "--prompt", "a", "--graph", "on", "--beams", "2"), ["--graph", "--beams"]),
                 ((*without, "--prompt", "a"), ["tokenizer"]),
                 ((*without, "--ids", "1", "--stop", "a"), ["--stop"]),
                 (("generate", "--model", self.model("gpt-bigcode-tiny"), "--ids", "1,2",

@@ -20,6 +20,7 @@
 #include "backends/cuda/norm_kernels.hpp"
 #include "backends/cuda/quantized_kernels.hpp"
 #include "tests/cuda/kernel_report.hpp"
+#include "tests/cuda/rotary_checks.hpp"
 #include "tests/reference/ops_reference.hpp"
 #include "tests/reference/quantization_reference.hpp"
 #include "tests/reference/training_reference.hpp"
@@ -134,43 +135,6 @@ void check_activations(Report& report, DType dtype, const Extents& extents) {
   check(launch_gelu(arguments, GeluKind::tanh, nullptr), "gelu");
   report.compare(name_of("gelu tanh", dtype, rows, columns), dtype, decode(out.read(), dtype),
                  reference::gelu(x, reference::Gelu::tanh), 64.0);
-}
-
-void check_rotary(Report& report, DType dtype, std::int64_t tokens, std::int64_t heads,
-                  std::int64_t head_dim) {
-  constexpr std::int64_t kLength = 64;
-  const Values x = random_values(static_cast<std::size_t>(tokens * heads * head_dim), dtype, 8);
-  const auto table = static_cast<std::size_t>(kLength * head_dim / 2);
-  const Values cosines = random_values(table, DType::f32, 9);
-  const Values sines = random_values(table, DType::f32, 10);
-  std::vector<std::int32_t> positions(static_cast<std::size_t>(tokens));
-  for (std::size_t t = 0; t < positions.size(); ++t) {
-    positions[t] = static_cast<std::int32_t>(t * 37 % kLength);
-  }
-  const Buffer memory(encode(x, dtype));
-  const Buffer cosine_memory(encode(cosines, DType::f32));
-  const Buffer sine_memory(encode(sines, DType::f32));
-  const Buffer position_memory(positions.size() * sizeof(std::int32_t));
-  check(cudaMemcpy(position_memory.get(), positions.data(), positions.size() * sizeof(std::int32_t),
-                   cudaMemcpyHostToDevice),
-        "writing positions");
-  const RotaryArguments arguments{.x = memory.get(),
-                                  .positions = static_cast<std::int32_t*>(position_memory.get()),
-                                  .cosines = static_cast<float*>(cosine_memory.get()),
-                                  .sines = static_cast<float*>(sine_memory.get()),
-                                  .token_stride = heads * head_dim,
-                                  .head_stride = head_dim,
-                                  .positions_stride = 1,
-                                  .cosine_stride = head_dim / 2,
-                                  .sine_stride = head_dim / 2,
-                                  .tokens = tokens,
-                                  .heads = heads,
-                                  .head_dim = head_dim,
-                                  .dtype = dtype};
-  check(launch_rotary_embedding(arguments, nullptr), "rotary_embedding");
-  report.compare(name_of("rotary_embedding", dtype, tokens, heads * head_dim), dtype,
-                 decode(memory.read(), dtype),
-                 reference::rotary_embedding(x, positions, cosines, sines, heads, head_dim), 4.0);
 }
 
 void check_merge(Report& report, std::int64_t batch, std::int64_t tokens, std::int64_t heads,
@@ -400,6 +364,9 @@ int run() {
     check_rotary(report, dtype, 5, 9, 80);
     check_rotary(report, dtype, 3, 71, 64);
     check_rotary(report, dtype, 2, 3, 256);
+    check_cache_rows(report, dtype, 1, 1, 16);
+    check_cache_rows(report, dtype, 32, 8, 128);
+    check_cache_rows(report, dtype, 71, 1, 64);
   }
   check_merge(report, 2, 5, 3, 128);
   check_merge(report, 1, 1, 1, 64);

@@ -48,6 +48,11 @@ class FakeDevice final : public Backend {
   void rotary_embedding(const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool) override {
     refuse();
   }
+  void store_cache_rows(const Tensor&, const Tensor&, const CacheRows&) override { refuse(); }
+  void rotary_store_cache_rows(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                               const CacheRows&) override {
+    refuse();
+  }
   void swiglu(const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
   void add(const Tensor&, const Tensor&) override { refuse(); }
   void scale(const Tensor&, float) override { refuse(); }

@@ -13,6 +13,7 @@
 #include "core/error.hpp"
 #include "core/json_file.hpp"
 #include "models/generation/generator.hpp"
+#include "models/generation/recorded_decoding.hpp"
 #include "models/registry.hpp"
 #include "parallel/key_value_cache.hpp"
 #include "tests/mpi/layouts.hpp"
@@ -82,7 +83,7 @@ TEST_P(GoldenGeneration, GreedyTokensOfABatchOfUnequalPromptsAreTheReferences) {
   ASSERT_FALSE(texts_.empty());
   under_every_layout([&](const Model& model) {
     for (const bool use_cache : {true, false}) {
-      const auto scorer = make_scorer(model, kLongest, use_cache);
+      const auto scorer = make_scorer(model, kLongest, {.use_cache = use_cache});
       const auto found = generate(*scorer, prompts_of(texts_), greedy());
       for (std::size_t i = 0; i < texts_.size(); ++i) {
         EXPECT_EQ(found[i].ids, texts_[i].continuation)
@@ -94,8 +95,8 @@ TEST_P(GoldenGeneration, GreedyTokensOfABatchOfUnequalPromptsAreTheReferences) {
 
 TEST_P(GoldenGeneration, OneBeamFindsTheGreedyTokensAndMoreBeamsTheSameWithoutACache) {
   under_every_layout([&](const Model& model) {
-    const auto cached = make_scorer(model, kLongest, true);
-    const auto whole = make_scorer(model, kLongest, false);
+    const auto cached = make_scorer(model, kLongest);
+    const auto whole = make_scorer(model, kLongest, {.use_cache = false});
     GenerationOptions options = greedy();
     const GeneratedSequence one = beam_search(*cached, texts_[0].prompt, options);
     EXPECT_EQ(one.ids, texts_[0].continuation);
@@ -125,6 +126,78 @@ TEST_P(GoldenGeneration, APromptInPiecesGivesTheLogitsOfTheWhole) {
       ASSERT_EQ(logits.size(), expected.size());
       for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(logits[i], expected[i], 1e-4);
     }
+  });
+}
+
+/// Recorded decoding serves ranks that work alone; with more it is refused, not left out.
+TEST_P(GoldenGeneration, RecordedDecodingFindsTheReferencesTokens) {
+  under_every_layout([&](const Model& model) {
+    const ScorerOptions recorded{.record = true};
+    if (test_world().size() > 1) {
+      EXPECT_THROW(static_cast<void>(make_scorer(model, kLongest, recorded)), UsageError);
+      return;
+    }
+    const auto scorer = make_scorer(model, kLongest, recorded);
+    for (int turn = 0; turn < 2; ++turn) {  // the second begins with memory of the first
+      const auto found = generate(*scorer, prompts_of(texts_), greedy());
+      for (std::size_t i = 0; i < texts_.size(); ++i) {
+        EXPECT_EQ(found[i].ids, texts_[i].continuation);
+      }
+    }
+    const auto plain = make_scorer(model, kLongest, {.record = false});
+    GenerationOptions options = greedy();
+    options.beams = 3;
+    options.max_new_tokens = 12;
+    EXPECT_EQ(beam_search(*scorer, texts_[0].prompt, options).ids,
+              beam_search(*plain, texts_[0].prompt, options).ids);
+  });
+}
+
+/// Nothing but device memory says how far a recorded pass has come: the cache here counts no token
+/// after the first two, as its counts of the time of recording are all that a replay knows.
+TEST_P(GoldenGeneration, ARecordedPassDependsOnNothingThatTheHostCounts) {
+  under_every_layout([&](const Model& model) {
+    if (test_world().size() > 1) {
+      KeyValueCache cache = model.make_cache(1, kLongest);
+      EXPECT_THROW(RecordedDecoding(model, cache), UsageError);
+      return;
+    }
+    TokenIds ids = texts_[0].prompt;
+    ids.insert(ids.end(), texts_[0].continuation.begin(), texts_[0].continuation.end());
+    const std::int64_t known = std::ssize(texts_[0].prompt);
+    KeyValueCache plain = model.make_cache(1, kLongest);
+    KeyValueCache frozen = model.make_cache(1, kLongest);
+    const std::span<const std::int32_t> prompt(texts_[0].prompt);
+    static_cast<void>(model.next_logits(prompt, 1, {.cache = &plain}));
+    static_cast<void>(model.next_logits(prompt, 1, {.cache = &frozen}));
+    const Tensor inputs = Tensor::empty({4}, DType::i32, model.device());
+    const Tensor logits =
+        Tensor::empty({1, model.plan().dimensions().vocab_size}, DType::f32, model.device());
+    frozen.read_rows_from(inputs.slice(0, 2, 4).view({1, 2}));
+    frozen.extend(1);
+    Backend& backend = backend_of(model.device());
+    std::unique_ptr<RecordedWork> pass;
+    for (std::int64_t t = known; t < std::ssize(ids); ++t) {
+      const std::span<const std::int32_t> next =
+          std::span<const std::int32_t>(ids).subspan(static_cast<std::size_t>(t), 1);
+      const std::vector<std::int32_t> positions = model.all_positions(next, 1, {.cache = &plain});
+      const std::vector<std::int32_t> values{next[0], positions[0], 0,
+                                             static_cast<std::int32_t>(t + 1)};
+      backend.copy_bytes(inputs.raw(), values.data(), inputs.bytes(), Queue::compute);
+      if (pass) {
+        pass->start();
+      } else {
+        pass = backend.run_and_record([&] {
+          model.enqueue_next(inputs.slice(0, 0, 1).view({1, 1}), inputs.slice(0, 1, 2), frozen,
+                             logits);
+        });
+      }
+      const std::vector<float> expected = values_of(model.next_logits(next, 1, {.cache = &plain}));
+      const std::vector<float> found = values_of(logits);
+      ASSERT_EQ(found.size(), expected.size());
+      for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(found[i], expected[i], 1e-4);
+    }
+    EXPECT_EQ(frozen.length(), known + 1);
   });
 }
 

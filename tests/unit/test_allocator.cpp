@@ -301,6 +301,57 @@ TEST(Allocator, ThreadsNeverShareABlock) {
   EXPECT_EQ(device.taken(), 0U);
 }
 
+TEST(MemoryPool, WhatIsAskedForWhileItIsInUseIsNobodyElsesLater) {
+  LimitedDevice device(100 * kSegment);
+  CachingAllocator allocator(device.source());
+  MemoryPool pool(allocator);
+  const std::byte* address = nullptr;
+  {
+    const MemoryPool::Use use(pool);
+    address = allocator.allocate(100).get()->data();
+    EXPECT_EQ(allocator.allocate(100).get()->data(), address) << "it is free within the pool";
+  }
+  std::vector<BlockReference> others;
+  for (int i = 0; i < 100; ++i) {
+    others.push_back(allocator.allocate(kSegment / 2));
+    const std::byte* const begin = others.back().get()->data();
+    EXPECT_FALSE(address >= begin && address < begin + kSegment / 2);
+  }
+  const MemoryPool::Use use(pool);
+  EXPECT_EQ(allocator.allocate(100).get()->data(), address) << "the same requests, the same places";
+}
+
+TEST(MemoryPool, CountsAsAllocatedAndGivesItsMemoryBack) {
+  LimitedDevice device(100 * kSegment);
+  CachingAllocator allocator(device.source());
+  {
+    MemoryPool pool(allocator);
+    {
+      const MemoryPool::Use use(pool);
+      const BlockReference first = allocator.allocate(kSegment);
+      const BlockReference second = allocator.allocate(2 * kSegment);
+      EXPECT_EQ(allocator.counters().allocated, static_cast<std::int64_t>(3 * kSegment));
+    }
+    EXPECT_EQ(allocator.counters().allocated, static_cast<std::int64_t>(3 * kSegment));
+  }
+  EXPECT_EQ(allocator.counters().allocated, 0);
+  allocator.release_cached();
+  EXPECT_EQ(device.taken(), 0U);
+}
+
+TEST(MemoryPool, OneIsInUseAtATime) {
+  LimitedDevice device(100 * kSegment);
+  CachingAllocator allocator(device.source());
+  MemoryPool first(allocator);
+  MemoryPool second(allocator);
+  {
+    const MemoryPool::Use use(first);
+    EXPECT_THROW(MemoryPool::Use{second}, Error);
+    EXPECT_THROW(MemoryPool::Use{first}, Error);
+  }
+  const MemoryPool::Use use(second);
+}
+
 TEST(Allocator, HostSegmentsAreAlignedToHugePages) {
   for (const auto& backend : registered_backends()) {
     if (!is_host(backend->device())) continue;

@@ -35,7 +35,7 @@ AttentionCase cached_case(std::int64_t query_tokens) {
           .cached_rows = kRows};
 }
 
-/// Runs what serves the case on each device: at least `standard`, and `flash` on CPUs.
+/// Runs what serves the case on each device: at least `standard` and `flash`.
 void check_on_serving_kernels(const AttentionCase& c) {
   SCOPED_TRACE(c.to_string());
   const reference::AttentionOutput expected =
@@ -53,8 +53,8 @@ void check_on_serving_kernels(const AttentionCase& c) {
       expect_matches(c, setup, expected);
     }
     EXPECT_TRUE(methods.contains(AttentionMethod::standard)) << name_of(device.kind);
+    EXPECT_TRUE(methods.contains(AttentionMethod::flash)) << name_of(device.kind);
     if (device.kind == DeviceKind::cpu) {
-      EXPECT_TRUE(methods.contains(AttentionMethod::flash));
       EXPECT_EQ(methods.contains(AttentionMethod::window), c.mask.window > 0);
     }
   }
@@ -133,9 +133,10 @@ TEST(AttentionCachedRows, KernelsThatDoNotServeThemSayWhy) {
   for (const auto& kernel : attention_forward_kernels()) {
     if (kernel->device() != DeviceKind::serial) continue;
     const std::string reason = kernel->unsupported_reason(setup.problem);
-    if (kernel->method() == AttentionMethod::standard) {
+    if (kernel->method() == AttentionMethod::standard ||
+        kernel->method() == AttentionMethod::flash) {
       EXPECT_EQ(reason, "");
-    } else if (kernel->method() == AttentionMethod::flash) {
+    } else if (kernel->method() == AttentionMethod::memory_efficient) {
       EXPECT_EQ(reason, "it takes no cached rows");
     } else {
       EXPECT_NE(reason, "");

@@ -142,7 +142,7 @@ portolan::ModelArchitecture parallel_block_architecture() {
 portolan::TokenIds continuation(const portolan::Model& model) {
   const std::vector<portolan::TokenIds> prompts{{1, 2, 3, 5, 8}};
   constexpr std::int64_t kNewTokens = 3;
-  const auto scorer = portolan::make_scorer(model, std::ssize(prompts.front()) + kNewTokens, true);
+  const auto scorer = portolan::make_scorer(model, std::ssize(prompts.front()) + kNewTokens);
   return portolan::generate(*scorer, prompts, {.max_new_tokens = kNewTokens}).front().ids;
 }
 
