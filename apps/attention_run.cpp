@@ -9,6 +9,7 @@
 #include "apps/attention_command.hpp"
 #include "apps/attention_file.hpp"
 #include "apps/collective_run.hpp"
+#include "apps/json_text.hpp"
 #include "attention/attention.hpp"
 #include "core/error.hpp"
 #include "core/ops.hpp"
@@ -75,7 +76,7 @@ void print_document(const std::vector<AttentionChoice>& choices) {
   for (const AttentionChoice& choice : choices) {
     document[std::string(name_of(choice.pass))] = to_json(choice);
   }
-  fmt::print("{}\n", document.dump(2));
+  fmt::print("{}", json_text(document));
 }
 
 void write(SafetensorsWriter& writer, const char* name, const Tensor& host) {

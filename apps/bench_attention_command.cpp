@@ -15,6 +15,7 @@
 
 #include "apps/bench_attention_tune.hpp"
 #include "apps/collective_run.hpp"
+#include "apps/json_text.hpp"
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
 #include "apps/output_file.hpp"
@@ -132,7 +133,7 @@ void run(Request& request) {
     document["environment"]["seed"] = request.common.seed;
   });
   document["rows"] = attention_json(rows);
-  const std::string text = document.dump(2) + "\n";
+  const std::string text = json_text(document);
   if (request.out) write_files(*request.out, text, rows, *gnuplot);
   if (request.common.json) {
     fmt::print("{}", text);

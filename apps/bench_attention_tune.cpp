@@ -9,6 +9,7 @@
 
 #include "apps/attention_tuning.hpp"
 #include "apps/collective_run.hpp"
+#include "apps/json_text.hpp"
 #include "apps/output_file.hpp"
 #include "core/error.hpp"
 #include "core/host_info.hpp"
@@ -71,10 +72,10 @@ void tune_attention(const TuneRequest& request) {
     table = AttentionTileTable(host_info().cpu_model, std::move(entries));
   });
   ordered_json document = table.to_json();
-  write_file(request.file, document.dump(2) + "\n");
+  write_file(request.file, json_text(document));
   if (!common.json) return;
   document["candidates"] = std::move(candidates);
-  fmt::print("{}\n", document.dump(2));
+  fmt::print("{}", json_text(document));
 }
 
 }  // namespace portolan

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "apps/collective_run.hpp"
+#include "apps/json_text.hpp"
 #include "apps/output_file.hpp"
 
 namespace portolan {
@@ -37,7 +38,7 @@ void prepare_record(Communicator& world, const std::optional<std::string>& folde
 
 void publish(const std::string& name, const nlohmann::ordered_json& document,
              const std::string& csv, const std::optional<std::string>& folder, bool json) {
-  const std::string text = document.dump(2) + "\n";
+  const std::string text = json_text(document);
   if (folder) {
     const std::filesystem::path path(*folder);
     write_file(path / (name + ".json"), text);

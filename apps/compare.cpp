@@ -19,6 +19,7 @@
 #include "apps/compare_settings.hpp"
 #include "apps/comparison_table.hpp"
 #include "apps/gnuplot.hpp"
+#include "apps/json_text.hpp"
 #include "apps/launch.hpp"
 #include "apps/machine.hpp"
 #include "apps/output_file.hpp"
@@ -143,7 +144,7 @@ void run_compare(const CompareOptions& options) {
   if (!result.interruption.empty()) comparison.environment["interruption"] = result.interruption;
   comparison.environment["jobs"] = result.jobs;
   comparison.rows = result.rows;
-  const std::string document = to_json(comparison).dump(2) + "\n";
+  const std::string document = json_text(to_json(comparison));
   write_file(settings.out / "compare.csv", csv_table(comparison.rows));
   write_file(settings.out / "compare.json", document);
   write_file(settings.out / "report.html", report_page({comparison}, gnuplot));

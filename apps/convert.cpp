@@ -15,6 +15,7 @@
 #include <string>
 
 #include "apps/commands.hpp"
+#include "apps/json_text.hpp"
 #include "apps/launch.hpp"
 #include "apps/options.hpp"
 #include "apps/output_file.hpp"
@@ -142,7 +143,7 @@ void run_convert(const ConvertOptions& options) {
                                          {"seconds", stopwatch.seconds()},
                                          {"files", describe(out)}};
   if (options.common.json) {
-    fmt::print("{}\n", report.dump(2));
+    fmt::print("{}", json_text(report));
   } else {
     fmt::print("{}: {} parameters, {:.6f} GB of weights in {} files, {:.1f} s\n",
                printable(out.string()), report["parameters"].get<std::int64_t>(),

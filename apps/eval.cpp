@@ -13,6 +13,7 @@
 
 #include "apps/collective_run.hpp"
 #include "apps/commands.hpp"
+#include "apps/json_text.hpp"
 #include "apps/loaded_model.hpp"
 #include "apps/options.hpp"
 #include "apps/progress.hpp"
@@ -85,7 +86,7 @@ void print(const Evaluation& evaluation, std::size_t bytes, std::int64_t window,
         {"window", window},
         {"seconds", evaluation.seconds},
         {"tokens_per_second", static_cast<double>(evaluation.scored) / evaluation.seconds}};
-    fmt::print("{}\n", document.dump(2));
+    fmt::print("{}", json_text(document));
     return;
   }
   fmt::print(

@@ -10,6 +10,7 @@
 
 #include "apps/collective_run.hpp"
 #include "apps/commands.hpp"
+#include "apps/json_text.hpp"
 #include "apps/loaded_model.hpp"
 #include "apps/options.hpp"
 #include "apps/token_batch.hpp"
@@ -58,7 +59,7 @@ void print(const std::vector<Candidates>& masks, const Tokenizer& tokenizer, boo
     }
     document["masks"].push_back(std::move(list));
   }
-  if (json) fmt::print("{}\n", document.dump(2));
+  if (json) fmt::print("{}", json_text(document));
 }
 
 void run(const FillMaskRequest& request) {

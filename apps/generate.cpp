@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/collective_run.hpp"
+#include "apps/json_text.hpp"
 #include "apps/loaded_model.hpp"
 #include "apps/progress.hpp"
 #include "apps/token_batch.hpp"
@@ -225,7 +226,7 @@ class GenerateRun {
 
   void print() const {
     if (request_.common.json) {
-      fmt::print("{}\n", document().dump(2));
+      fmt::print("{}", json_text(document()));
       return;
     }
     if (request_.stream) {

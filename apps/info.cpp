@@ -11,6 +11,7 @@
 
 #include "apps/collective_run.hpp"
 #include "apps/commands.hpp"
+#include "apps/json_text.hpp"
 #include "apps/machine.hpp"
 #include "apps/options.hpp"
 #include "apps/peaks.hpp"
@@ -108,7 +109,7 @@ void run_info(const InfoRequest& request) {
   }
   if (request.common.json) {
     if (peaks) info["peaks"] = to_json(*peaks);
-    fmt::print("{}\n", info.dump(2));
+    fmt::print("{}", json_text(info));
   } else {
     info.erase("topology");  // the runtime's says it again
     print_members(info, 0);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "apps/commands.hpp"
+#include "apps/json_text.hpp"
 #include "apps/launch.hpp"
 #include "apps/mesh_memory.hpp"
 #include "apps/options.hpp"
@@ -58,8 +59,7 @@ void run_inspect(const InspectOptions& options) {
     }
   }
   if (launched_rank() != 0) return;  // no rank knows more than the first
-  fmt::print("{}{}", options.common.json ? report.json.dump(2) + "\n" : report.text(),
-             memory_table);
+  fmt::print("{}{}", options.common.json ? json_text(report.json) : report.text(), memory_table);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "apps/collective_run.hpp"
+#include "apps/json_text.hpp"
 #include "apps/loaded_model.hpp"
 #include "apps/output_file.hpp"
 #include "apps/token_batch.hpp"
@@ -205,7 +206,7 @@ void print_document(const LogitsRequest& request, const TokenBatch& batch,
       {"sequence_parallel", layout.sequence_parallel},
       {"load_s", loaded.seconds},
       {"run_s", seconds}};
-  fmt::print("{}\n", document.dump(2));
+  fmt::print("{}", json_text(document));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "apps/commands.hpp"
+#include "apps/json_text.hpp"
 #include "apps/launch.hpp"
 #include "apps/mesh_memory.hpp"
 #include "apps/options.hpp"
@@ -186,7 +187,7 @@ void run_plan(PlanRequest request) {
       config, layout, request.plan_file ? read_plan_rules(*request.plan_file) : plan_rules(config));
   if (launched_rank() != 0) return;  // no rank knows more than the first
   if (request.common.json) {
-    fmt::print("{}\n", to_json(plan, request, dtype).dump(1));
+    fmt::print("{}", json_text(to_json(plan, request, dtype)));
   } else {
     print_text(plan, request, dtype);
   }

@@ -134,6 +134,11 @@ class Logits(unittest.TestCase):
                              ("f32", "cpu", mesh))
             self.assertEqual(document["sequence_parallel"], mode == "sp")
             self.assertGreater(document["run_s"], 0)
+        bytes_of_no_text = self.out + os.fsdecode(b"\xff")
+        result = run(["logits", "--model", str(MODEL), "--ids", "5", "--out", bytes_of_no_text, "--json"])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(json.loads(result.stdout)["out"], self.out + "\ufffd")
+        self.assertTrue(os.path.exists(bytes_of_no_text))
         quiet = run(["logits", "--model", str(MODEL), "--ids", "5", "--out", self.out])
         self.assertEqual((quiet.stdout, quiet.stderr), ("", ""))
 
