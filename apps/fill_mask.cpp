@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -39,9 +38,7 @@ std::vector<Candidates> fill(const Model& model, const std::vector<std::int32_t>
   std::vector<Candidates> all;
   for (std::size_t mask = 0; mask < masks.size(); ++mask) {
     const std::span row(logits.data<float>() + mask * vocabulary, vocabulary);
-    Candidates candidates = token_distribution(row, {.temperature = 1.0});
-    candidates.resize(std::min(candidates.size(), static_cast<std::size_t>(top)));
-    all.push_back(std::move(candidates));
+    all.push_back(likeliest_tokens(row, static_cast<std::size_t>(top)));
   }
   return all;
 }

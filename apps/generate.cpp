@@ -85,7 +85,7 @@ class GenerateRun {
 
   void check_choices() const {
     const GenerationOptions& options = request_.options;
-    const SamplingOptions& sampling = options.sampling;
+    const TokenChoice& sampling = options.sampling;
     sampling.check();
     require(sampling.temperature > 0.0 ||
                 (sampling.top_k == 0 && sampling.top_p == 1.0 && sampling.min_p == 0.0),

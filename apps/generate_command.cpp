@@ -4,6 +4,7 @@
 
 #include "apps/commands.hpp"
 #include "apps/generate.hpp"
+#include "models/generation/sampling.hpp"
 
 namespace portolan {
 
@@ -23,7 +24,7 @@ void add_generate_command(CLI::App& application) {
   GenerationOptions& options = r->options;
   options.max_new_tokens = 64;
   command->add_option("--max-new-tokens", options.max_new_tokens, "Default 64")->type_name("N");
-  SamplingOptions& sampling = options.sampling;
+  TokenChoice& sampling = options.sampling;
   command
       ->add_option("--temperature", sampling.temperature,
                    "Draw at random from logits divided by it (default 0: the likeliest token)")
@@ -66,7 +67,7 @@ void add_generate_command(CLI::App& application) {
       "  portolan generate --model DIR --prompt \"Why?\" --chat --temperature 0.8 --top-p 0.95\n"
       "  mpirun -n 2 portolan generate --model DIR --parallel tp --ids \"1,5,7;1,9\" --json");
   command->callback([request] {
-    request->options.sampling.seed = request->common.seed;
+    request->options.sampling.key = sampling_key(request->common.seed);
     const Checkpoint checkpoint(request->model);
     run_generate(std::move(*request), checkpoint);
   });

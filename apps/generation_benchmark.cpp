@@ -9,7 +9,7 @@
 #include "apps/forward_measurement.hpp"
 #include "core/backend.hpp"
 #include "core/ops.hpp"
-#include "models/generation/sampling.hpp"
+#include "models/generation/token_chooser.hpp"
 
 namespace portolan {
 namespace {
@@ -55,12 +55,6 @@ class PromptProducts {
   std::vector<Tensor> operands_;
   std::vector<Product> products_;
 };
-
-TokenIds likeliest_tokens(NextTokenLogits& logits, std::int64_t batch) {
-  TokenIds ids;
-  for (std::int64_t row = 0; row < batch; ++row) ids.push_back(likeliest_token(logits.row(row)));
-  return ids;
-}
 
 std::int64_t product_bytes(const Model& model) {
   std::int64_t bytes = 0;
@@ -109,6 +103,7 @@ GenerationTimes measure_generation(const Model& model, const GenerationCase& set
     return slowest_seconds(model.context().world(), model.device(), work);
   };
   const PromptProducts products(model, setting);
+  TokenChooser chooser({}, prompts);
   NextTokenLogits logits = scorer->start(prompts);  // warms up
   products.run();
   for (int i = 0; i < kPromptSamples; ++i) {
@@ -124,8 +119,8 @@ GenerationTimes measure_generation(const Model& model, const GenerationCase& set
   const std::int64_t reserved = backend.allocator().counters().reserved;
   for (std::int64_t token = 0; token < setting.new_tokens; ++token) {
     if (token % step == 0) times.read_s.push_back(seconds([&] { memory.run(); }));
-    const TokenIds ids = likeliest_tokens(logits, setting.batch);
-    times.token_s.push_back(seconds([&] { logits = scorer->append(ids); }));
+    times.token_s.push_back(
+        seconds([&] { logits = scorer->append(chooser.choose(logits.values, token)); }));
   }
   times.token_reserved_bytes = backend.allocator().counters().reserved - reserved;
   return times;

@@ -12,6 +12,7 @@
 #include "core/gelu_kind.hpp"
 #include "core/random.hpp"
 #include "core/tensor.hpp"
+#include "core/token_choice.hpp"
 #include "core/weight.hpp"
 
 namespace portolan {
@@ -234,6 +235,15 @@ class Backend {
                                       std::int64_t first_column, std::int32_t ignore_label,
                                       const Tensor& log_sum_exp, float scale,
                                       const Tensor& grad_logits) = 0;
+
+  /// Chooses the token of step `step` of each row: ids[i] is a pure function of the row, `choice`,
+  /// sequences[i] and `step`, the same bits on every device and for any number of threads; -1 where
+  /// a logit is NaN or the largest is not finite. logits [n, vocabulary] f32, rows may be strided,
+  /// -infinity excludes a token; seen [n, vocabulary] u8, rows may be strided, 1 where a token
+  /// occurred, or undefined: the repetition penalty applies to logits as they are read, and the
+  /// chosen token is marked. sequences, ids [n] i32.
+  virtual void choose_tokens(const Tensor& logits, const Tensor& seen, const TokenChoice& choice,
+                             const Tensor& sequences, std::int64_t step, const Tensor& ids) = 0;
 
   // Optimizers
   // -------------------------------------------------------------------------------------

@@ -242,6 +242,27 @@ void product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_
   backend(out).product(a, transpose_a, b, transpose_b, out, accumulate);
 }
 
+void choose_tokens(const Tensor& logits, const Tensor& seen, const TokenChoice& choice,
+                   const Tensor& sequences, std::int64_t step, const Tensor& ids) {
+  choice.check();
+  require_rows(logits, "logits");
+  require(logits.dtype() == DType::f32, "tokens are chosen from logits in f32, found {}",
+          name_of(logits.dtype()));
+  require(logits.dim(1) > 0 && logits.dim(1) <= kMostChoiceTokens,
+          "a token is chosen from 1 to {} logits, found {}", kMostChoiceTokens, logits.dim(1));
+  if (seen.defined()) {
+    require(seen.shape() == logits.shape() && seen.dtype() == DType::u8,
+            "seen must be u8 of shape {}, found {} {}", logits.shape(), name_of(seen.dtype()),
+            seen.shape());
+    require_rows_dense(seen, "seen");
+    require_device(seen.device(), logits, "seen");
+  }
+  require_indices(sequences, logits, logits.dim(0), "sequences");
+  require_indices(ids, logits, logits.dim(0), "ids");
+  if (logits.elements() == 0) return;
+  backend(logits).choose_tokens(logits, seen, choice, sequences, step, ids);
+}
+
 Tensor to_dtype(const Tensor& tensor, DType dtype) {
   Tensor result = Tensor::empty(tensor.shape(), dtype, tensor.device());
   copy(tensor, result);

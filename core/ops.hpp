@@ -58,6 +58,9 @@ void cross_entropy_backward(const Tensor& logits, const Tensor& labels, std::int
                             std::int32_t ignore_label, const Tensor& log_sum_exp, float scale,
                             const Tensor& grad_logits);
 
+void choose_tokens(const Tensor& logits, const Tensor& seen, const TokenChoice& choice,
+                   const Tensor& sequences, std::int64_t step, const Tensor& ids);
+
 void adamw(const Tensor& param, const Tensor& grad, const Tensor& first_moment,
            const Tensor& second_moment, const AdamWStep& step, const Tensor& copy = {});
 void sgd(const Tensor& param, const Tensor& grad, const Tensor& momentum_buffer,

@@ -267,7 +267,7 @@ Tensor Model::next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
   const Tensor logits = forward(ids, batch, last).value();
   if (context_.world().size() == 1) {
     const Tensor rows = logits.view({batch, logits.dim(2)});
-    return ops::to_host(rows.dtype() == DType::f32 ? rows : ops::to_dtype(rows, DType::f32));
+    return rows.dtype() == DType::f32 ? rows : ops::to_dtype(rows, DType::f32);
   }
   const MeshCoordinates& at = context_.mesh().coordinates();
   // Of the ranks that share the sequence, one has its last token, or all have.
@@ -287,7 +287,7 @@ Tensor Model::next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
   }
   // Adding zeros is exact, so a sum is a gather that knows nothing of who holds what.
   context_.world().all_reduce(gathered);
-  return ops::to_host(gathered);
+  return gathered;
 }
 
 void Model::enqueue_next(const Tensor& ids, const Tensor& positions, KeyValueCache& cache,

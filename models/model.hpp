@@ -72,8 +72,8 @@ class Model {
   [[nodiscard]] Variable forward(std::span<const std::int32_t> ids, std::int64_t batch,
                                  const ForwardOptions& options) const;
 
-  /// Logits of the token that follows each sequence, [batch, vocab] f32 in host memory, whole on
-  /// every rank, which may change its own. As a forward pass with last_only. Collective.
+  /// Logits of the token that follows each sequence, [batch, vocab] f32 on the model's device,
+  /// whole on every rank, which may change its own. As a forward pass with last_only. Collective.
   [[nodiscard]] Tensor next_logits(std::span<const std::int32_t> ids, std::int64_t batch,
                                    const ForwardOptions& options) const;
   /// Throws UsageError for tokens and options that this model cannot run.

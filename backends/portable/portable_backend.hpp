@@ -18,6 +18,7 @@
 #include "backends/portable/optimizer.hpp"
 #include "backends/portable/product.hpp"
 #include "backends/portable/random.hpp"
+#include "backends/portable/token_choice.hpp"
 #include "backends/portable/transformer.hpp"
 #include "core/backend.hpp"
 
@@ -154,6 +155,11 @@ class PortableBackend : public Backend {
                               const Tensor& grad_logits) override {
     portable::cross_entropy_backward(space_, logits, labels, first_column, ignore_label,
                                      log_sum_exp, scale, grad_logits);
+  }
+
+  void choose_tokens(const Tensor& logits, const Tensor& seen, const TokenChoice& choice,
+                     const Tensor& sequences, std::int64_t step, const Tensor& ids) override {
+    portable::choose_tokens(space_, allocator_, logits, seen, choice, sequences, step, ids);
   }
 
   void adamw(const Tensor& param, const Tensor& grad, const Tensor& first_moment,

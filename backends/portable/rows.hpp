@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 
@@ -47,14 +48,19 @@ inline constexpr int kRowTeamSize = compat::kRunsOnHost<Space> ? 1 : 256;
 template <class Space>
 using RowTeams = Kokkos::TeamPolicy<Space, Kokkos::IndexType<std::int64_t>>;
 
-/// One team per row; `body(team)` finds its row as team.league_rank().
+/// One team per row; `body(team)` finds its row as team.league_rank(), and has `scratch_bytes` of
+/// memory of its own as team.team_scratch(0).
 template <class Space, class Body>
-void for_row_teams(const Space& space, const char* label, std::int64_t rows, const Body& body) {
+void for_row_teams(const Space& space, const char* label, std::int64_t rows, const Body& body,
+                   std::size_t scratch_bytes = 0) {
   if (rows == 0) return;
   require(rows <= std::numeric_limits<int>::max(), "{}: {} rows are more than a launch can count",
           label, rows);
-  Kokkos::parallel_for(label, RowTeams<Space>(space, static_cast<int>(rows), kRowTeamSize<Space>),
-                       body);
+  RowTeams<Space> policy(space, static_cast<int>(rows), kRowTeamSize<Space>);
+  if (scratch_bytes > 0) {
+    policy.set_scratch_size(0, Kokkos::PerTeam(static_cast<int>(scratch_bytes)));
+  }
+  Kokkos::parallel_for(label, policy, body);
 }
 
 /// Number of partial sums that a row's sum is made of, whatever the number of threads.

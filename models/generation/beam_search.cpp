@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "models/generation/generator.hpp"
+#include "models/generation/sampling.hpp"
 
 namespace portolan {
 namespace {

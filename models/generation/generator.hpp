@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "models/generation/sampling.hpp"
+#include "core/token_choice.hpp"
 #include "models/generation/scorer.hpp"
 
 namespace portolan {
@@ -20,7 +20,7 @@ enum class FinishReason { end_token, stopped, length };
 struct GenerationOptions {
   std::int64_t max_new_tokens = 0;
   std::vector<std::int32_t> end_ids = {};
-  SamplingOptions sampling = {};
+  TokenChoice sampling = {};
   bool log_probabilities = false;
   /// Called with each new token of a sequence as soon as it is known; true ends the sequence there.
   std::function<bool(std::size_t sequence, std::int32_t id)> on_token = {};

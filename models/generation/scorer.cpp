@@ -60,7 +60,7 @@ class CachedScorer final : public SequenceScorer {
     ++appended_;
     if (!record_ || appended_ < kFirstRecorded) return pass(ids);
     if (!recorded_) recorded_.emplace(model_, *cache_);
-    return {ops::to_host(recorded_->append(ids, real_tokens_))};
+    return {recorded_->append(ids, real_tokens_)};
   }
 
   void select(std::span<const std::int64_t> entries) override {
@@ -131,6 +131,12 @@ class WholeScorer final : public SequenceScorer {
 };
 
 }  // namespace
+
+std::span<float> NextTokenLogits::row(std::int64_t sequence) {
+  if (!host.defined()) host = ops::to_host(values);
+  const std::int64_t vocabulary = host.dim(1);
+  return {host.data<float>() + sequence * vocabulary, static_cast<std::size_t>(vocabulary)};
+}
 
 std::unique_ptr<SequenceScorer> make_scorer(const Model& model, std::int64_t longest,
                                             const ScorerOptions& options) {

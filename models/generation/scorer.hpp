@@ -15,15 +15,15 @@ class Model;
 
 using TokenIds = std::vector<std::int32_t>;
 
-/// Logits of the token that follows each of several sequences, row after row.
+/// Logits of the token that follows each of several sequences, row after row, until their scorer
+/// takes the next.
 struct NextTokenLogits {
-  Tensor values;  ///< [sequences, vocabulary] f32, contiguous, in host memory
+  Tensor values;     ///< [sequences, vocabulary] f32, on the model's device
+  Tensor host = {};  ///< the same in host memory, once a row was asked for
 
-  /// May be changed: nobody else holds these values.
-  [[nodiscard]] std::span<float> row(std::int64_t sequence) const {
-    const std::int64_t vocabulary = values.dim(1);
-    return {values.data<float>() + sequence * vocabulary, static_cast<std::size_t>(vocabulary)};
-  }
+  /// In host memory, where all rows are brought the first time. May be changed, with or without
+  /// `values`: nobody else holds them.
+  [[nodiscard]] std::span<float> row(std::int64_t sequence);
 };
 
 /// Sequences that grow token by token, and what follows them. Collective where the model is: every

@@ -93,6 +93,10 @@ class FakeDevice final : public Backend {
                               const Tensor&, float, const Tensor&) override {
     refuse();
   }
+  void choose_tokens(const Tensor&, const Tensor&, const TokenChoice&, const Tensor&, std::int64_t,
+                     const Tensor&) override {
+    refuse();
+  }
   void adamw(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const AdamWStep&,
              const Tensor&) override {
     refuse();

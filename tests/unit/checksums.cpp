@@ -43,6 +43,7 @@ std::uint64_t checksum_of(const Tensor& tensor, std::uint64_t before) {
 }
 
 std::string checksum_lines(const std::string& kind) {
+  if (kind == "choices") return choice_checksums();
   return kind == "attention" ? attention_checksums() : op_checksums();
 }
 

@@ -16,10 +16,13 @@ inline constexpr std::uint64_t kChecksumStart = 14695981039346656037ULL;
 [[nodiscard]] std::uint64_t checksum_of(const Tensor& tensor,
                                         std::uint64_t before = kChecksumStart);
 
-/// One line for each result of that kind, "ops" or "attention": what it is, and its checksum.
+/// One line for each result of that kind, "ops", "attention" or "choices": what it is, and its
+/// checksum.
 [[nodiscard]] std::string checksum_lines(const std::string& kind);
 /// Of every case of op_list() on every device, for each dtype and size.
 [[nodiscard]] std::string op_checksums();
+/// The tokens that each device chooses from random logits.
+[[nodiscard]] std::string choice_checksums();
 /// Of every stored attention case on every kernel of the host's devices that serves it.
 [[nodiscard]] std::string attention_checksums();
 

@@ -11,6 +11,7 @@
 #include "core/error.hpp"
 #include "core/random.hpp"
 #include "models/generation/generator.hpp"
+#include "models/generation/sampling.hpp"
 
 namespace portolan {
 namespace {
@@ -50,7 +51,7 @@ class EnumerableScorer final : public SequenceScorer {
 
  private:
   NextTokenLogits logits() {
-    const NextTokenLogits all{
+    NextTokenLogits all{
         Tensor::empty({std::ssize(sequences_), kVocabulary}, DType::f32, {DeviceKind::serial, 0})};
     for (std::size_t i = 0; i < sequences_.size(); ++i) {
       std::ranges::copy(logits_after(sequences_[i]), all.row(static_cast<std::int64_t>(i)).begin());
@@ -64,7 +65,8 @@ class EnumerableScorer final : public SequenceScorer {
 TokenIds greedy(TokenIds ids, std::int64_t count, std::int32_t end) {
   TokenIds added;
   while (std::ssize(added) < count && (added.empty() || added.back() != end)) {
-    added.push_back(likeliest_token(logits_after(ids)));
+    const std::vector<float> logits = logits_after(ids);
+    added.push_back(static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin()));
     ids.push_back(added.back());
   }
   return added;

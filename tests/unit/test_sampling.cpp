@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <vector>
 
 #include "core/error.hpp"
 #include "models/generation/sampling.hpp"
+#include "models/generation/token_chooser.hpp"
 
 namespace portolan {
 namespace {
@@ -21,44 +22,18 @@ std::vector<float> four_tokens() {
   return logits;
 }
 
-void expect_distribution(const SamplingOptions& options,
-                         const std::vector<TokenProbability>& expected) {
-  const std::vector<TokenProbability> found = token_distribution(four_tokens(), options);
-  ASSERT_EQ(found.size(), expected.size());
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    EXPECT_EQ(found[i].id, expected[i].id);
-    EXPECT_NEAR(found[i].probability, expected[i].probability, 1e-6);
+TEST(Sampling, LikeliestTokensComeInTheirOrder) {
+  for (const std::size_t count : {0, 2, 4, 9}) {
+    const std::vector<TokenProbability> expected = {{2, 0.4}, {0, 0.3}, {3, 0.2}, {1, 0.1}};
+    const std::vector<TokenProbability> found = likeliest_tokens(four_tokens(), count);
+    ASSERT_EQ(found.size(), std::min(count, expected.size()));
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      EXPECT_EQ(found[i].id, expected[i].id);
+      EXPECT_NEAR(found[i].probability, expected[i].probability, 1e-6);
+    }
   }
-}
-
-TEST(Sampling, TemperatureRaisesProbabilitiesToItsInverse) {
-  const double sum = std::sqrt(0.4) + std::sqrt(0.3) + std::sqrt(0.2) + std::sqrt(0.1);
-  expect_distribution({.temperature = 2.0}, {{2, std::sqrt(0.4) / sum},
-                                             {0, std::sqrt(0.3) / sum},
-                                             {3, std::sqrt(0.2) / sum},
-                                             {1, std::sqrt(0.1) / sum}});
-}
-
-TEST(Sampling, TopKKeepsTheKLikeliest) {
-  expect_distribution({.temperature = 1.0, .top_k = 2}, {{2, 4.0 / 7.0}, {0, 3.0 / 7.0}});
-  expect_distribution({.temperature = 1.0, .top_k = 9}, {{2, 0.4}, {0, 0.3}, {3, 0.2}, {1, 0.1}});
-}
-
-TEST(Sampling, TopPKeepsTheFewestThatReachIt) {
-  expect_distribution({.temperature = 1.0, .top_p = 0.65}, {{2, 4.0 / 7.0}, {0, 3.0 / 7.0}});
-  expect_distribution({.temperature = 1.0, .top_p = 0.75},
-                      {{2, 4.0 / 9.0}, {0, 3.0 / 9.0}, {3, 2.0 / 9.0}});
-  expect_distribution({.temperature = 1.0, .top_p = 1e-6}, {{2, 1.0}});
-}
-
-TEST(Sampling, MinPKeepsTokensThatAreNotMuchLessLikelyThanTheLikeliest) {
-  expect_distribution({.temperature = 1.0, .min_p = 0.6}, {{2, 4.0 / 7.0}, {0, 3.0 / 7.0}});
-}
-
-TEST(Sampling, FiltersApplyInOrderEachToWhatIsLeft) {
-  // Of the three likeliest (4/9, 3/9, 2/9) two reach 0.7.
-  expect_distribution({.temperature = 1.0, .top_k = 3, .top_p = 0.7},
-                      {{2, 4.0 / 7.0}, {0, 3.0 / 7.0}});
+  const std::vector<float> equal(3, 1.0F);
+  EXPECT_EQ(likeliest_tokens(equal, 2).back().id, 1);
 }
 
 TEST(Sampling, TheRepetitionPenaltyDividesPositiveAndMultipliesNegativeLogitsOnce) {
@@ -66,41 +41,6 @@ TEST(Sampling, TheRepetitionPenaltyDividesPositiveAndMultipliesNegativeLogitsOnc
   const std::vector<std::int32_t> seen = {0, 1, 0, 7, -1};
   penalize_repetition(logits, seen, 2.0);
   EXPECT_EQ(logits, (std::vector<float>{1.0F, -2.0F, 3.0F}));
-}
-
-TEST(Sampling, FrequenciesFollowTheProbabilities) {
-  constexpr int kDraws = 20000;
-  std::map<std::int32_t, int> counts;
-  for (int step = 0; step < kDraws; ++step) {
-    std::vector<float> logits = four_tokens();
-    ++counts[choose_token(logits, {}, {.temperature = 1.0, .seed = 5}, 3, step)];
-  }
-  const std::map<std::int32_t, double> expected = {{2, 0.4}, {0, 0.3}, {3, 0.2}, {1, 0.1}};
-  double chi_square = 0.0;
-  for (const auto& [id, probability] : expected) {
-    const double mean = probability * kDraws;
-    chi_square += (counts[id] - mean) * (counts[id] - mean) / mean;
-  }
-  EXPECT_LT(chi_square, 16.27);  // 3 degrees of freedom, one in a thousand
-}
-
-TEST(Sampling, SeedSequenceAndStepDecideTheDraw) {
-  const auto draws = [](std::uint64_t seed, std::int64_t sequence) {
-    std::vector<std::int32_t> ids;
-    for (int step = 0; step < 64; ++step) {
-      std::vector<float> logits = four_tokens();
-      ids.push_back(choose_token(logits, {}, {.temperature = 1.0, .seed = seed}, sequence, step));
-    }
-    return ids;
-  };
-  EXPECT_EQ(draws(1, 0), draws(1, 0));
-  EXPECT_NE(draws(1, 0), draws(2, 0));
-  EXPECT_NE(draws(1, 0), draws(1, 1));
-}
-
-TEST(Sampling, GreedyTakesTheFirstOfEquals) {
-  std::vector<float> logits = {1.0F, 3.0F, 3.0F};
-  EXPECT_EQ(choose_token(logits, {}, {}, 0, 0), 1);
 }
 
 TEST(Sampling, LogProbabilitiesAreThoseOfTheSoftmax) {
@@ -112,26 +52,63 @@ TEST(Sampling, LogitsThatAreNoNumbersAreAnErrorAndExcludedTokensAreNot) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const std::vector<float>& logits :
        {std::vector<float>{1.0F, nan, 3.0F}, {nan, nan}, {1.0F, kInfinity}, {-kInfinity}, {}}) {
-    for (const double temperature : {0.0, 1.0}) {
-      std::vector<float> own = logits;
-      EXPECT_THROW(static_cast<void>(choose_token(own, {}, {.temperature = temperature}, 0, 0)),
-                   Error);
-    }
     EXPECT_THROW(static_cast<void>(log_sum_exp(logits)), Error);
+    EXPECT_THROW(static_cast<void>(likeliest_tokens(logits, 1)), Error);
   }
-  std::vector<float> some = {-kInfinity, 1.0F, -kInfinity};
-  EXPECT_EQ(choose_token(some, {}, {}, 0, 0), 1);
-  EXPECT_EQ(choose_token(some, {}, {.temperature = 1e-300}, 0, 0), 1);
+  const std::vector<float> some = {-kInfinity, 1.0F, -kInfinity};
   EXPECT_EQ(log_probability(some, 1), 0.0);
 }
 
 TEST(Sampling, OptionsOutOfRangeAreErrors) {
-  for (const SamplingOptions& options :
-       {SamplingOptions{.repetition_penalty = 0.0}, SamplingOptions{.temperature = -1.0},
-        SamplingOptions{.top_k = -1}, SamplingOptions{.top_p = 0.0}, SamplingOptions{.top_p = 1.5},
-        SamplingOptions{.min_p = -0.1}}) {
-    EXPECT_THROW(options.check(), UsageError);
+  for (const TokenChoice& choice :
+       {TokenChoice{.repetition_penalty = 0.0}, TokenChoice{.temperature = -1.0},
+        TokenChoice{.top_k = -1}, TokenChoice{.top_p = 0.0}, TokenChoice{.top_p = 1.5},
+        TokenChoice{.min_p = -0.1}}) {
+    EXPECT_THROW(choice.check(), UsageError);
   }
+}
+
+Tensor rows_of(const std::vector<std::vector<float>>& rows) {
+  Tensor tensor = Tensor::empty({std::ssize(rows), std::ssize(rows.front())}, DType::f32,
+                                {DeviceKind::serial, 0});
+  auto* to = tensor.data<float>();
+  for (const std::vector<float>& row : rows) to = std::ranges::copy(row, to).out;
+  return tensor;
+}
+
+TEST(TokenChooser, RemembersWhatOccurredInEachSequence) {
+  // A penalty of 2 lets each token win once, then the next likeliest.
+  const std::vector<float> row = {4.0F, 3.9F, 3.8F, 1.0F};
+  TokenChooser chooser({.repetition_penalty = 2.0}, std::vector<TokenIds>{{0, 9}, {1, 1}, {3}});
+  EXPECT_EQ(chooser.choose(rows_of({row, row, row}), 0), (TokenIds{1, 0, 0}));
+  EXPECT_EQ(chooser.choose(rows_of({row, row, row}), 1), (TokenIds{2, 2, 1}));
+  chooser.select(std::vector<std::int64_t>{2});
+  EXPECT_EQ(chooser.choose(rows_of({row}), 2), (TokenIds{2}));
+  EXPECT_EQ(chooser.choose(rows_of({row}), 3), (TokenIds{0}));
+}
+
+TEST(TokenChooser, ASequenceDrawsAsItsNumberWhateverIsBesideIt) {
+  const TokenChoice choice{.temperature = 1.0, .key = sampling_key(3)};
+  const std::vector<float> row = four_tokens();
+  TokenChooser all(choice, std::vector<TokenIds>{{0}, {0}, {0}});
+  std::vector<TokenIds> expected;
+  for (int step = 0; step < 40; ++step) {
+    expected.push_back(all.choose(rows_of({row, row, row}), step));
+  }
+  TokenChooser last(choice, std::vector<TokenIds>{{0}, {0}, {0}});
+  EXPECT_EQ(last.choose(rows_of({row, row, row}), 0), expected[0]);
+  last.select(std::vector<std::int64_t>{1, 2});
+  EXPECT_EQ(last.choose(rows_of({row, row}), 1), (TokenIds{expected[1][1], expected[1][2]}));
+  last.select(std::vector<std::int64_t>{1});
+  for (int step = 2; step < 40; ++step) {
+    EXPECT_EQ(last.choose(rows_of({row}), step),
+              (TokenIds{expected[static_cast<std::size_t>(step)][2]}));
+  }
+}
+
+TEST(TokenChooser, LogitsThatAreNoNumbersAreAnError) {
+  TokenChooser chooser({}, std::vector<TokenIds>{{0}, {0}});
+  EXPECT_THROW(static_cast<void>(chooser.choose(rows_of({{1.0F}, {std::nanf("")}}), 0)), Error);
 }
 
 }  // namespace
