@@ -170,9 +170,10 @@ def near_tie(model, prompt, ours, theirs):
 
 def check_tokens(portolan, draw, model, prompts, folder, ends):
     beams = draw.choice([1, 1, 3])
-    cache = draw.choice([[], ["--no-cache"]])
+    recorded = [["--graph", "on"]] if beams == 1 and portolan.ranks == 1 else []
+    decoding = draw.choice([[], ["--no-cache"], *recorded])
     command = ["generate", "--model", folder, "--ids", text_of(prompts), "--max-new-tokens",
-               NEW_TOKENS, "--json", "--beams", beams, *cache]
+               NEW_TOKENS, "--json", "--beams", beams, *decoding]
     sequences = json.loads(portolan.run(draw, heads_of(model), command))["sequences"]
     compared = 0
     for prompt, sequence in zip(prompts, sequences):
