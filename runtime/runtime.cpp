@@ -31,6 +31,7 @@
 #include "parallel/transport/mpi/mpi_session.hpp"
 #include "runtime/cpu_limits.hpp"
 #include "runtime/devices.hpp"
+#include "runtime/gpu_mapping.hpp"
 #include "runtime/openmp_team.hpp"
 #include "runtime/placement.hpp"
 #include "runtime/topology.hpp"
@@ -47,21 +48,29 @@ int requested_threads(int option) {
   return std::max(0, number);
 }
 
-/// Affinity masks of the ranks on this rank's node, and this rank's place among them.
-struct NodeMasks {
-  std::vector<std::string> masks;
+/// The ranks on this rank's node, and this rank's place among them.
+struct NodeRanks {
+  std::vector<std::size_t> ranks;
   int local_rank = 0;
+
+  /// Of values of all ranks, those of these.
+  template <typename T>
+  [[nodiscard]] std::vector<T> of(const std::vector<T>& values) const {
+    std::vector<T> own;
+    for (const std::size_t rank : ranks) own.push_back(values[rank]);
+    return own;
+  }
 };
 
-NodeMasks gather_masks(Communicator& world, const std::string& mask) {
+NodeRanks find_node_ranks(Communicator& world) {
   const std::string host = host_info().host_name;
   const std::vector<std::string> hosts = gather_texts(world, host);
-  const std::vector<std::string> masks = gather_texts(world, mask);
-  NodeMasks node;
-  for (int rank = 0; rank < world.size(); ++rank) {
-    if (hosts[static_cast<std::size_t>(rank)] != host) continue;
-    if (rank == world.rank()) node.local_rank = static_cast<int>(node.masks.size());
-    node.masks.push_back(masks[static_cast<std::size_t>(rank)]);
+  NodeRanks node;
+  for (std::size_t rank = 0; rank < hosts.size(); ++rank) {
+    if (hosts[rank] != host) continue;
+    if (static_cast<int>(rank) == world.rank())
+      node.local_rank = static_cast<int>(std::ssize(node.ranks));
+    node.ranks.push_back(rank);
   }
   return node;
 }
@@ -96,6 +105,34 @@ std::vector<std::string> gather_gpu_identities(Communicator& world, int gpu) {
 #endif
 }
 
+/// The GPU of this rank, of `count`; negative in a build without CUDA. Collective.
+int choose_gpu(Communicator& world, const NodeRanks& node, const Placement& placement, int count) {
+#if defined(PORTOLAN_HAS_CUDA)
+  std::string identities;
+  std::vector<std::string> buses;
+  for (int gpu = 0; gpu < count; ++gpu) {
+    identities += cuda_device_identity(gpu);
+    buses.push_back(cuda_device_bus_id(gpu));
+  }
+  const double own = placement.numa_nodes.empty() ? -1.0 : placement.numa_nodes.front();
+  const std::vector<double> nearest = node.of(gather_values(world, own));
+  const std::vector<std::string> seen = node.of(gather_texts(world, identities));
+  // Where a launcher shows ranks different GPUs, it has dealt them, and each numbers its own.
+  if (std::ranges::adjacent_find(seen, std::not_equal_to<>()) != seen.end()) {
+    return node.local_rank % count;
+  }
+  const std::vector<int> rank_nodes(nearest.begin(), nearest.end());
+  return deal_gpus(rank_nodes,
+                   numa_nodes_of_pci_devices(buses))[static_cast<std::size_t>(node.local_rank)];
+#else
+  static_cast<void>(world);
+  static_cast<void>(node);
+  static_cast<void>(placement);
+  static_cast<void>(count);
+  return -1;
+#endif
+}
+
 void warn_of_shared_gpus(const std::vector<std::string>& identities) {
   const std::set<std::string> distinct(identities.begin(), identities.end());
   if (distinct.size() < identities.size()) {
@@ -121,7 +158,7 @@ std::unique_ptr<Communicator> join_gpus(std::unique_ptr<Communicator> host, Devi
 #else
   static_cast<void>(device);
   static_cast<void>(deadline);
-  static_cast<void>(lost);
+  [[maybe_unused]] const auto nobody_asks = std::move(lost);
   return host;
 #endif
 }
@@ -199,14 +236,9 @@ struct Runtime::State {
 
   void place(const RuntimeOptions& options) {
     topology.emplace(Topology::detect(openmp_places()));
-    const NodeMasks node = gather_masks(*world, topology->mask());
-    const MaskGroup group = mask_group(node.masks, node.local_rank);
-    if (gpus > 0) gpu = node.local_rank % gpus;  // ranks of a node take its GPUs in turn
-    if (options.device == DeviceKind::cuda && gpu >= 0) {
-      device.index = gpu;
-      gpu_identities = gather_gpu_identities(*world, gpu);
-      if (world->rank() == 0) warn_of_shared_gpus(gpu_identities);
-    }
+    const NodeRanks node = find_node_ranks(*world);
+    const MaskGroup group =
+        mask_group(node.of(gather_texts(*world, topology->mask())), node.local_rank);
     const bool one_core = options.device == DeviceKind::serial;
     if (group.overlaps_others) {
       log().warn(
@@ -215,7 +247,7 @@ struct Runtime::State {
     }
     PlacementPolicy policy;
     if (const auto quota = cpu_quota()) {
-      const auto local_ranks = static_cast<double>(node.masks.size());
+      const auto local_ranks = static_cast<double>(node.ranks.size());
       policy.max_threads = std::max(1, static_cast<int>(*quota / local_ranks));
     }
     placement = plan_placement(*topology, group.rank, group.ranks,
@@ -226,6 +258,12 @@ struct Runtime::State {
     apply_placement(*topology, placement);
     threads = placement.threads;
     binding = binding_string(*topology, placement);
+    gpu = choose_gpu(*world, node, placement, gpus);
+    if (options.device == DeviceKind::cuda && gpu >= 0) {
+      device.index = gpu;
+      gpu_identities = gather_gpu_identities(*world, gpu);
+      if (world->rank() == 0) warn_of_shared_gpus(gpu_identities);
+    }
   }
 
   int gpus = 0;

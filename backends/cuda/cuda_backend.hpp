@@ -22,6 +22,9 @@ struct CudaDevices {
 /// number GPUs differently. Throws Error.
 [[nodiscard]] std::string cuda_device_identity(int index);
 
+/// Where its slot is, "0000:3b:00.0". Throws Error.
+[[nodiscard]] std::string cuda_device_bus_id(int index);
+
 /// One GPU: operations through kernels of our own or Kokkos::Cuda, matrix products through
 /// cuBLASLt. Kokkos must be initialised on the GPU `index` (KokkosSettings::device_id). Throws
 /// Error or OutOfMemoryError.

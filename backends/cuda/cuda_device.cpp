@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backends/cuda/cuda_device.hpp"
 
+#include <array>
+
 #include "backends/cuda/cuda_backend.hpp"
 #include "backends/cuda/cuda_status.hpp"
 #include "core/error.hpp"
@@ -27,6 +29,13 @@ std::string cuda_device_identity(int index) {
     digits += fmt::format("{:02x}", static_cast<unsigned char>(byte));
   }
   return digits;
+}
+
+std::string cuda_device_bus_id(int index) {
+  std::array<char, 32> text{};
+  check_cuda(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), index),
+             "asking for the bus of GPU {}", index);
+  return text.data();
 }
 
 CudaProperties cuda_properties(int index) {
