@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/printable.hpp"
 #include "models/outline.hpp"
 
 namespace portolan {
@@ -103,6 +104,10 @@ CompareSettings resolve_settings(const CompareOptions& options, int usable_cores
   require_one_of("--launcher", settings.launcher, {"mpirun", "srun"});
   settings.out = options.out.value_or("compare-" + timestamp);
   require(!settings.out.empty(), "--out: expected a folder, found an empty name");
+  const std::string out = settings.out.string();
+  // Jobs are told by JSON where their results go.
+  require(printable(out, out.size()) == out,
+          "--out: expected a name in UTF-8 without control characters, found {}", printable(out));
   settings.silence_limit_s = static_cast<double>(
       parse_integer("--timeout", options.timeout.value_or("1200"), 1, 1000000000));
 

@@ -369,6 +369,12 @@ class Refusals(CompareTest):
                 self.assert_refused(run("compare", *arguments, "--out", self.out), *words)
                 self.assertFalse(self.out.exists())
 
+    def test_a_folder_that_json_cannot_name_is_refused(self):
+        for name in (os.fsdecode(b"a\xff"), "a\nb"):
+            out = self.out.with_name(name)
+            self.assert_refused(run("compare", *SMALL, "--out", out), "--out", "UTF-8")
+            self.assertFalse(out.exists())
+
     def test_a_device_that_the_build_has_not_is_refused_before_anything_starts(self):
         devices = json.loads(run("info", "--json").stdout)["devices"]
         for device in {"cpu", "cuda", "serial"} - set(devices):
