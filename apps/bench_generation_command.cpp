@@ -42,7 +42,6 @@ struct Row {
   DType dtype = DType::f32;
   Quantization quantization = Quantization::none;
   bool use_cache = true;
-  bool recorded = false;
   GenerationTimes times;
 };
 
@@ -65,8 +64,7 @@ std::vector<Row> measure(const Request& request, const ModelConfig& config,
         GenerationCase setting = request.setting;
         setting.scorer.use_cache = use_cache;
         if (!use_cache) setting.scorer.record.reset();
-        rows.push_back({dtype, quantization, use_cache, records_decoding(*model, setting.scorer),
-                        measure_generation(*model, setting)});
+        rows.push_back({dtype, quantization, use_cache, measure_generation(*model, setting)});
       }
     }
   }
@@ -79,7 +77,7 @@ nlohmann::ordered_json to_json(const Row& row, int ranks) {
   return {{"dtype", name_of(row.dtype)},
           {"quantize", name_of(row.quantization)},
           {"cache", row.use_cache},
-          {"recorded", row.recorded},
+          {"recorded", times.recorded},
           {"batch", times.batch},
           {"prompt_tokens", times.prompt_tokens},
           {"prompt_s", times.prompt_s},
@@ -129,7 +127,7 @@ std::string csv(const std::vector<Row>& rows, int ranks) {
     const GenerationTimes& times = row.times;
     const SampleSummary token = summary_of(times.token_s);
     text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", name_of(row.dtype),
-                        name_of(row.quantization), row.use_cache, row.recorded, times.batch,
+                        name_of(row.quantization), row.use_cache, times.recorded, times.batch,
                         times.prompt_tokens, summary_of(times.prompt_s).median,
                         summary_of(times.prompt_products_s).median, times.token_s.size(),
                         token.median, token.minimum, token.percentile80,

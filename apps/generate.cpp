@@ -64,8 +64,8 @@ class GenerateRun {
     load_seconds_ = loaded.seconds;
     const std::unique_ptr<SequenceScorer> scorer =
         make_scorer(*loaded.model, longest(), request_.scorer);
-    recorded_ = request_.options.beams == 1 && records_decoding(*loaded.model, request_.scorer);
     continue_prompts(*scorer, progress);
+    recorded_ = scorer->has_recorded();
     progress.clear();
     if (is_root_) print();
     runtime.world().barrier();

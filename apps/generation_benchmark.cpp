@@ -122,6 +122,7 @@ GenerationTimes measure_generation(const Model& model, const GenerationCase& set
     times.token_s.push_back(
         seconds([&] { logits = scorer->append(chooser.choose(logits.values, token)); }));
   }
+  times.recorded = scorer->has_recorded();
   times.token_reserved_bytes = backend.allocator().counters().reserved - reserved;
   return times;
 }

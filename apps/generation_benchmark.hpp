@@ -13,6 +13,7 @@ namespace portolan {
 struct GenerationTimes {
   std::int64_t prompt_tokens = 0;
   std::int64_t batch = 0;
+  bool recorded = false;                  ///< decoding, from its second token on
   std::vector<double> prompt_s;           ///< the prompt's forward, logits of its last token alone
   std::vector<double> prompt_products_s;  ///< its matrix products alone
   std::vector<double> token_s;            ///< each following token

@@ -47,12 +47,8 @@ inline constexpr int kTokenDistanceBits = 57;
 /// The upper half of a product.
 [[nodiscard]] PORTOLAN_HOST_DEVICE inline std::uint64_t multiply_high(std::uint64_t a,
                                                                       std::uint64_t b) {
-#if defined(__CUDA_ARCH__)
-  return __umul64hi(a, b);
-#else
   __extension__ using Wide = unsigned __int128;
   return static_cast<std::uint64_t>((static_cast<Wide>(a) * b) >> 64);
-#endif
 }
 
 /// Divides a positive and multiplies a negative logit (Keskar et al. 2019, arXiv:1909.05858).

@@ -131,8 +131,9 @@ ModelOutline outline(const ModelConfig& model) {
   const std::int64_t hidden = config.hidden_size;
   const std::string embeddings = names.body + "embeddings.";
   std::vector<ParameterShape>& shapes = result.parameters;
-  const auto add_between = [&shapes](const std::string& name, std::vector<std::int64_t> shape) {
-    add_with_bias(shapes, name, std::move(shape));
+  const auto add_between = [&shapes](const std::string& name,
+                                     const std::vector<std::int64_t>& shape) {
+    add_with_bias(shapes, name, shape);
     (shapes.end() - 2)->between_blocks = shapes.back().between_blocks = true;
   };
   shapes.push_back({result.embedding, {config.vocab_size, hidden}});

@@ -117,13 +117,15 @@ int choose_gpu(Communicator& world, const NodeRanks& node, const Placement& plac
   const double own = placement.numa_nodes.empty() ? -1.0 : placement.numa_nodes.front();
   const std::vector<double> nearest = node.of(gather_values(world, own));
   const std::vector<std::string> seen = node.of(gather_texts(world, identities));
-  // Where a launcher shows ranks different GPUs, it has dealt them, and each numbers its own.
-  if (std::ranges::adjacent_find(seen, std::not_equal_to<>()) != seen.end()) {
-    return node.local_rank % count;
+  // A launcher may have dealt the GPUs to groups of ranks, which number those that they see.
+  std::vector<int> group_nodes;
+  std::size_t place = 0;
+  for (std::size_t rank = 0; rank < seen.size(); ++rank) {
+    if (seen[rank] != identities) continue;
+    if (static_cast<int>(rank) == node.local_rank) place = group_nodes.size();
+    group_nodes.push_back(static_cast<int>(nearest[rank]));
   }
-  const std::vector<int> rank_nodes(nearest.begin(), nearest.end());
-  return deal_gpus(rank_nodes,
-                   numa_nodes_of_pci_devices(buses))[static_cast<std::size_t>(node.local_rank)];
+  return deal_gpus(group_nodes, numa_nodes_of_pci_devices(buses))[place];
 #else
   static_cast<void>(world);
   static_cast<void>(node);

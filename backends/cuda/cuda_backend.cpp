@@ -3,6 +3,8 @@
 
 #include <nvtx3/nvToolsExt.h>
 
+#include <stdexcept>
+
 #include "backends/compat/kokkos_runtime.hpp"
 #include "backends/cuda/cublaslt_matmul.hpp"
 #include "backends/cuda/cuda_device.hpp"
@@ -91,20 +93,25 @@ class CudaBackend final : public PortableBackend<Kokkos::Cuda>, public CudaStrea
 
   [[nodiscard]] bool prefers_recorded_work() const override { return true; }
   [[nodiscard]] std::unique_ptr<RecordedWork> run_and_record(std::function<void()> work) override {
+    // A tool of Kokkos' may wait for the GPU round each kernel, and wants to see each.
+    if (!records_ || Kokkos::Tools::profileLibraryLoaded()) {
+      return Backend::run_and_record(std::move(work));
+    }
     products_.prepare();  // its memory is not the recording's
     auto pool = std::make_unique<MemoryPool>(allocator());
     {
-      // Takes the memory, loads the kernels and chooses the algorithms: nothing of that can be done
-      // while CUDA records.
+      // Also loads the kernels and chooses the algorithms, which CUDA does not record.
       const MemoryPool::Use use(*pool);
       work();
     }
     try {
-      return std::make_unique<CudaGraph>(stream(Queue::compute), std::move(pool), work);
+      return std::make_unique<CudaGraph>(stream(Queue::compute), allocator(), std::move(pool),
+                                         work);
     } catch (const OutOfMemoryError&) {
       throw;
-    } catch (const Error& error) {
+    } catch (const std::runtime_error& error) {  // Kokkos' errors are no Error
       log().warn("operations that repeat are enqueued one by one: {}", error.what());
+      records_ = false;
       return repeated_call(std::move(work));
     }
   }
@@ -207,6 +214,7 @@ class CudaBackend final : public PortableBackend<Kokkos::Cuda>, public CudaStrea
   cuda::StagingBuffers staging_;
   CublasLtMatmul products_;
   cuda::QuantizedMatmul quantized_;
+  bool records_ = true;  ///< until CUDA refuses to
 };
 
 }  // namespace

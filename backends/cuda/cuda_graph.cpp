@@ -4,14 +4,24 @@
 #include <utility>
 
 #include "backends/cuda/cuda_status.hpp"
+#include "core/error.hpp"
 
 namespace portolan {
 
-CudaGraph::CudaGraph(cudaStream_t stream, std::unique_ptr<MemoryPool> pool,
-                     const std::function<void()>& work)
+CudaGraph::CudaGraph(cudaStream_t stream, const CachingAllocator& allocator,
+                     std::unique_ptr<MemoryPool> pool, const std::function<void()>& work)
     : stream_(stream), pool_(std::move(pool)) {
   const MemoryPool::Use use(*pool_);
-  const Graph graph = capture(stream_, work);
+  // The same requests may need more when they meet other free blocks; what was recorded while the
+  // pool changed is not used.
+  constexpr int kAttempts = 8;
+  Graph graph;
+  for (int attempt = 0; !graph; ++attempt) {
+    if (attempt == kAttempts) throw Error("recorded work asks for other memory each time");
+    const std::int64_t before = allocator.counters().allocated;
+    Graph recorded = capture(stream_, work);
+    if (allocator.counters().allocated == before) graph = std::move(recorded);
+  }
   cudaGraphExec_t executable = nullptr;
   check_cuda(cudaGraphInstantiate(&executable, graph.get(), 0), "preparing recorded work");
   executable_.reset(executable);
@@ -19,8 +29,8 @@ CudaGraph::CudaGraph(cudaStream_t stream, std::unique_ptr<MemoryPool> pool,
 
 CudaGraph::Graph CudaGraph::capture(cudaStream_t stream, const std::function<void()>& work) {
   const auto end = [stream](cudaGraph_t& graph) { return cudaStreamEndCapture(stream, &graph); };
-  // Other threads may use CUDA as they like meanwhile.
-  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
+  // Memory may be asked for meanwhile, by this thread too.
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed),
              "starting to record work");
   cudaGraph_t recorded = nullptr;
   try {

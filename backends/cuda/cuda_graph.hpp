@@ -15,10 +15,11 @@ namespace portolan {
 /// without the host.
 class CudaGraph final : public RecordedWork {
  public:
-  /// Calls `work`, which enqueues on `stream`, without carrying anything out. What it allocates
-  /// comes from `pool`, which is the graph's from now on. Throws Error if CUDA cannot record it.
-  CudaGraph(cudaStream_t stream, std::unique_ptr<MemoryPool> pool,
-            const std::function<void()>& work);
+  /// Calls `work`, which enqueues on `stream`, without carrying anything out, as often as it takes
+  /// until all the memory that it asks of `allocator` is there: it comes from `pool`, which is the
+  /// graph's from now on. Throws Error, or what `work` throws, if CUDA cannot record it.
+  CudaGraph(cudaStream_t stream, const CachingAllocator& allocator,
+            std::unique_ptr<MemoryPool> pool, const std::function<void()>& work);
   void start() override;
 
  private:

@@ -60,6 +60,7 @@ class CachedScorer final : public SequenceScorer {
     ++appended_;
     if (!record_ || appended_ < kFirstRecorded) return pass(ids);
     if (!recorded_) recorded_.emplace(model_, *cache_);
+    has_recorded_ = true;
     return {recorded_->append(ids, real_tokens_)};
   }
 
@@ -72,6 +73,8 @@ class CachedScorer final : public SequenceScorer {
     }
     real_tokens_ = std::move(selected);
   }
+
+  [[nodiscard]] bool has_recorded() const override { return has_recorded_; }
 
  private:
   /// A recording is of these very sequences, and pays when it is repeated: those that are selected
@@ -93,6 +96,7 @@ class CachedScorer final : public SequenceScorer {
   bool record_;
   std::optional<KeyValueCache> cache_;
   std::optional<RecordedDecoding> recorded_;
+  bool has_recorded_ = false;
   std::int64_t appended_ = 0;  ///< since the sequences were made or selected
   std::vector<KeyRange> real_tokens_;
 };
@@ -144,18 +148,14 @@ std::unique_ptr<SequenceScorer> make_scorer(const Model& model, std::int64_t lon
   require(longest <= model.maximum_length(),
           "prompt and new tokens together are {}, the model takes {}", longest,
           model.maximum_length());
-  const bool record = records_decoding(model, options);
+  const bool gains = options.use_cache && model.context().world().size() == 1 &&
+                     backend_of(model.device()).prefers_recorded_work();
+  const bool record = options.record.value_or(gains);
   require(!record || options.use_cache, "decoding without a key/value cache cannot be recorded");
   require(!record || model.context().world().size() == 1,
           "decoding can be recorded on one rank, not on {}", model.context().world().size());
   if (options.use_cache) return std::make_unique<CachedScorer>(model, longest, record);
   return std::make_unique<WholeScorer>(model);
-}
-
-bool records_decoding(const Model& model, const ScorerOptions& options) {
-  const bool gains = options.use_cache && model.context().world().size() == 1 &&
-                     backend_of(model.device()).prefers_recorded_work();
-  return options.record.value_or(gains);
 }
 
 }  // namespace portolan

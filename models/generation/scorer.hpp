@@ -22,7 +22,7 @@ struct NextTokenLogits {
   Tensor host = {};  ///< the same in host memory, once a row was asked for
 
   /// In host memory, where all rows are brought the first time. May be changed, with or without
-  /// `values`: nobody else holds them.
+  /// `values`. Holds until the scorer takes the next tokens, which may overwrite both.
   [[nodiscard]] std::span<float> row(std::int64_t sequence);
 };
 
@@ -37,6 +37,8 @@ class SequenceScorer {
   [[nodiscard]] virtual NextTokenLogits append(std::span<const std::int32_t> ids) = 0;
   /// Sequence i goes on as a copy of sequence entries[i]; as many as entries.
   virtual void select(std::span<const std::int64_t> entries) = 0;
+  /// Whether a pass has been recorded so far.
+  [[nodiscard]] virtual bool has_recorded() const { return false; }
 };
 
 struct ScorerOptions {
@@ -52,7 +54,5 @@ struct ScorerOptions {
 /// sequences too long for it, and recording without a cache or on several ranks.
 [[nodiscard]] std::unique_ptr<SequenceScorer> make_scorer(const Model& model, std::int64_t longest,
                                                           const ScorerOptions& options = {});
-/// Whether these options mean that decoding is recorded.
-[[nodiscard]] bool records_decoding(const Model& model, const ScorerOptions& options);
 
 }  // namespace portolan

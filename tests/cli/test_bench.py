@@ -219,6 +219,18 @@ class BenchGeneration(BenchTest):
         rows = self.rows("--prompt", "9", command="latency")
         self.assertEqual([row["cache"] for row in rows], [True, False])
 
+    def test_decoding_is_recorded_where_it_is_asked_for(self):
+        self.assertEqual([row["recorded"] for row in self.rows("--prompt", "9", "--graph", "off")],
+                         [False, False])
+        rows = self.rows("--prompt", "9", "--graph", "on")
+        self.assertEqual([row["recorded"] for row in rows], [True, True])
+        self.assertEqual([row["token_reserved_bytes"] for row in rows], [0, 0])
+        rows = self.rows("--prompt", "9", "--graph", "on", command="latency")
+        self.assertEqual([(row["cache"], row["recorded"]) for row in rows],
+                         [(True, True), (False, False)])
+        self.assert_refused_by_all(run_ranks(2, "bench", "decode", "--preset", "tiny", "--parallel",
+                                             "tp", "--graph", "on"), "recorded", "one rank")
+
     def test_refusals(self):
         self.assert_refused(run("bench", "decode", "--tokens", "0"), "--tokens", "'0'")
         self.assert_refused(run("bench", "decode", "--quantize", "int3"), "'int3'")
