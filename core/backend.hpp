@@ -109,7 +109,7 @@ class Backend {
   /// Whether recorded work costs less to start than its operations one by one.
   [[nodiscard]] virtual bool prefers_recorded_work() const { return false; }
   /// Carries out `work` and records the operations that it enqueues on Queue::compute, for which it
-  /// may be called twice. It neither waits nor copies from or to the host, uses no tensor of its
+  /// may be called again. It neither waits nor copies from or to the host, uses no tensor of its
   /// own after it has returned, and everything that may differ when it is started again lies in
   /// device memory. The result keeps the memory that `work` takes; what else it uses must outlive
   /// it. Without an own way of recording, what is repeated is the call.

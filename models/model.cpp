@@ -6,18 +6,10 @@
 
 #include "core/error.hpp"
 #include "core/ops.hpp"
+#include "models/upload.hpp"
 
 namespace portolan {
 namespace {
-
-/// Copies host integers to a device tensor.
-Tensor upload(const std::vector<std::int32_t>& values, const Shape& shape, Device device) {
-  const Tensor tensor = Tensor::empty(shape, DType::i32, device);
-  Backend& backend = backend_of(device);
-  backend.copy_bytes(tensor.raw(), values.data(), tensor.bytes(), Queue::compute);
-  backend.synchronize();
-  return tensor;
-}
 
 /// Of values [batch, length] those of the tokens in `runs`.
 std::vector<std::int32_t> dealt(std::span<const std::int32_t> values,
@@ -198,17 +190,18 @@ ForwardPass Model::start(std::span<const std::int32_t> ids, std::int64_t batch,
   const int rank = context_.mesh().coordinates().context;
   const std::vector<TokenRun> runs = sharding.runs(rank);
   const std::int64_t tokens = sharding.local_tokens(rank);
-  ForwardPass pass{.context = context_,
-                   .sharding = sharding,
-                   .tokens = tokens,
-                   .ids = upload(dealt(ids, runs, batch), {batch, tokens}, device_),
-                   .positions = upload(dealt(positions, runs, batch), {batch * tokens}, device_),
-                   .options = options,
-                   .selective = options.recomputation == Recomputation::selective};
+  ForwardPass pass{
+      .context = context_,
+      .sharding = sharding,
+      .tokens = tokens,
+      .ids = upload(dealt(ids, runs, batch), {batch, tokens}, DType::i32, device_),
+      .positions = upload(dealt(positions, runs, batch), {batch * tokens}, DType::i32, device_),
+      .options = options,
+      .selective = options.recomputation == Recomputation::selective};
   if (plan_.outline().token_types > 0) {
     std::vector<std::int32_t> types = options.token_types;
     types.resize(ids.size(), 0);
-    pass.token_types = upload(dealt(types, runs, batch), {batch * tokens}, device_);
+    pass.token_types = upload(dealt(types, runs, batch), {batch * tokens}, DType::i32, device_);
   }
   // Under a causal mask no real token sees padding behind it.
   if (is_causal() && std::ranges::all_of(options.real_tokens,

@@ -1,36 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/gpu_mapping.hpp"
 
-#include <cerrno>
-#include <cstring>
-#include <memory>
-
 #include "core/error.hpp"
 #include "runtime/bitmap.hpp"
+#include "runtime/topology.hpp"
 
 namespace portolan {
 namespace {
 
-struct Destroy {
-  void operator()(hwloc_topology* topology) const noexcept { hwloc_topology_destroy(topology); }
-};
-using Handle = std::unique_ptr<hwloc_topology, Destroy>;
-
 /// With its PCI devices, which the topology that places threads does without: looking for them
 /// takes longer than everything else.
-Handle machine_with_devices(const std::filesystem::path& xml) {
-  hwloc_topology_t topology = nullptr;
-  if (hwloc_topology_init(&topology) != 0) throw Error("hwloc could not be initialised");
-  Handle handle(topology);
-  hwloc_topology_set_flags(topology, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED);
-  hwloc_topology_set_io_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_ALL);
-  const bool read = xml.empty() || hwloc_topology_set_xml(topology, xml.c_str()) == 0;
-  if (!read || hwloc_topology_load(topology) != 0) {
-    const std::string reason = std::strerror(errno);
-    if (!xml.empty()) throw InputError(fmt::format("{}: no topology of hwloc's", xml.string()));
-    throw Error(fmt::format("hwloc could not examine the machine: {}", reason));
-  }
-  return handle;
+HwlocHandle machine_with_devices(const std::optional<std::filesystem::path>& xml) {
+  HwlocHandle topology = new_hwloc_topology();
+  hwloc_topology_set_flags(topology.get(), HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED);
+  hwloc_topology_set_io_types_filter(topology.get(), HWLOC_TYPE_FILTER_KEEP_ALL);
+  load_hwloc_topology(topology.get(), xml);
+  return topology;
 }
 
 int numa_node_of(hwloc_topology_t topology, const std::string& bus_id) {
@@ -78,8 +63,8 @@ class Dealer {
 }  // namespace
 
 std::vector<int> numa_nodes_of_pci_devices(std::span<const std::string> bus_ids,
-                                           const std::filesystem::path& xml) {
-  const Handle topology = machine_with_devices(xml);
+                                           const std::optional<std::filesystem::path>& xml) {
+  const HwlocHandle topology = machine_with_devices(xml);
   std::vector<int> nodes;
   for (const std::string& bus_id : bus_ids) nodes.push_back(numa_node_of(topology.get(), bus_id));
   return nodes;

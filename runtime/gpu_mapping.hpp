@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,9 +13,9 @@ namespace portolan {
 
 /// Of PCI devices, named by their bus as "0000:3b:00.0", the NUMA node that each is attached to, by
 /// the operating system's number; -1 where that is not known. Of this machine, or of one saved by
-/// `lstopo FILE.xml`. Throws InputError for another file.
-[[nodiscard]] std::vector<int> numa_nodes_of_pci_devices(std::span<const std::string> bus_ids,
-                                                         const std::filesystem::path& xml = {});
+/// `lstopo FILE.xml`, if given. Throws InputError for another file.
+[[nodiscard]] std::vector<int> numa_nodes_of_pci_devices(
+    std::span<const std::string> bus_ids, const std::optional<std::filesystem::path>& xml = {});
 
 /// The GPU of each rank of a node, given the NUMA node that is nearest to the rank's cores, and the
 /// one that each GPU is attached to (negative: not known). GPUs get equally many ranks, give or

@@ -68,8 +68,9 @@ NodeRanks find_node_ranks(Communicator& world) {
   NodeRanks node;
   for (std::size_t rank = 0; rank < hosts.size(); ++rank) {
     if (hosts[rank] != host) continue;
-    if (static_cast<int>(rank) == world.rank())
-      node.local_rank = static_cast<int>(std::ssize(node.ranks));
+    if (static_cast<int>(rank) == world.rank()) {
+      node.local_rank = static_cast<int>(node.ranks.size());
+    }
     node.ranks.push_back(rank);
   }
   return node;
@@ -125,6 +126,7 @@ int choose_gpu(Communicator& world, const NodeRanks& node, const Placement& plac
     if (static_cast<int>(rank) == node.local_rank) place = group_nodes.size();
     group_nodes.push_back(static_cast<int>(nearest[rank]));
   }
+  if (count == 1) return 0;  // looking for where it is attached takes its time
   return deal_gpus(group_nodes, numa_nodes_of_pci_devices(buses))[place];
 #else
   static_cast<void>(world);

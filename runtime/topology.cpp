@@ -82,31 +82,36 @@ std::string counted(std::int64_t count, const char* noun) {
 
 }  // namespace
 
-void Topology::Destroy::operator()(hwloc_topology* topology) const noexcept {
+void DestroyHwlocTopology::operator()(hwloc_topology* topology) const noexcept {
   hwloc_topology_destroy(topology);
 }
 
-Topology::Handle Topology::created() {
+HwlocHandle new_hwloc_topology() {
   hwloc_topology_t topology = nullptr;
   if (hwloc_topology_init(&topology) != 0) throw Error("hwloc could not be initialised");
-  return Handle(topology);
+  return HwlocHandle(topology);
 }
 
-Topology Topology::loaded(Handle handle) {
-  if (hwloc_topology_load(handle.get()) != 0) {
+void load_hwloc_topology(hwloc_topology* topology,
+                         const std::optional<std::filesystem::path>& xml) {
+  const bool is_set = !xml || hwloc_topology_set_xml(topology, xml->c_str()) == 0;
+  if (is_set && hwloc_topology_load(topology) == 0) return;
+  if (!xml) {
     throw Error(fmt::format("hwloc could not examine the machine: {}", std::strerror(errno)));
   }
+  throw InputError(fmt::format("{}: expected a topology saved by lstopo as XML", xml->string()));
+}
+
+Topology Topology::whole(HwlocHandle handle) {
   const int machine_cores = count_cores(handle.get());
   return Topology(std::move(handle), machine_cores);
 }
 
 Topology Topology::detect(const std::string& mask) {
-  Handle handle = created();
+  HwlocHandle handle = new_hwloc_topology();
   // The whole machine first, to be able to say which part of it is ours.
   hwloc_topology_set_flags(handle.get(), HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED);
-  if (hwloc_topology_load(handle.get()) != 0) {
-    throw Error(fmt::format("hwloc could not examine the machine: {}", std::strerror(errno)));
-  }
+  load_hwloc_topology(handle.get());
   const int machine_cores = count_cores(handle.get());
   const Bitmap nodes(hwloc_bitmap_dup(hwloc_topology_get_allowed_nodeset(handle.get())));
   const Bitmap processors(hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(handle.get())));
@@ -124,29 +129,26 @@ Topology Topology::detect(const std::string& mask) {
 }
 
 Topology Topology::synthetic(const std::string& description) {
-  Handle handle = created();
+  HwlocHandle handle = new_hwloc_topology();
   require(hwloc_topology_set_synthetic(handle.get(), description.c_str()) == 0,
           "a synthetic topology must be in hwloc's notation, as \"package:2 [numa] core:4 pu:2\"; "
           "found \"{}\"",
           description);
-  return loaded(std::move(handle));
+  load_hwloc_topology(handle.get());
+  return whole(std::move(handle));
 }
 
 Topology Topology::from_xml(const std::filesystem::path& path) {
-  Handle handle = created();
-  if (hwloc_topology_set_xml(handle.get(), path.c_str()) != 0 ||
-      hwloc_topology_load(handle.get()) != 0) {
-    throw InputError(fmt::format("{}: expected a topology saved by lstopo as XML", path.string()));
-  }
-  const int machine_cores = count_cores(handle.get());
-  return Topology(std::move(handle), machine_cores);
+  HwlocHandle handle = new_hwloc_topology();
+  load_hwloc_topology(handle.get(), path);
+  return whole(std::move(handle));
 }
 
 Topology Topology::restricted_to(const std::string& processing_units) const {
   const Bitmap wanted = Bitmap::from_list(processing_units);
   hwloc_topology_t copy = nullptr;
   if (hwloc_topology_dup(&copy, handle_.get()) != 0) throw Error("hwloc could not copy a topology");
-  Handle handle(copy);
+  HwlocHandle handle(copy);
   require(hwloc_bitmap_isincluded(wanted.get(), hwloc_topology_get_topology_cpuset(handle.get())) ==
                   1 &&
               restrict_to(handle.get(), wanted),
@@ -155,7 +157,7 @@ Topology Topology::restricted_to(const std::string& processing_units) const {
   return Topology(std::move(handle), machine_cores_);
 }
 
-Topology::Topology(Handle handle, int machine_cores)
+Topology::Topology(HwlocHandle handle, int machine_cores)
     : handle_(std::move(handle)), machine_cores_(machine_cores) {
   hwloc_topology_t topology = handle_.get();
   const hwloc_obj_type_t type = core_type(topology);

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,6 +13,18 @@
 struct hwloc_topology;
 
 namespace portolan {
+
+struct DestroyHwlocTopology {
+  void operator()(hwloc_topology* topology) const noexcept;
+};
+using HwlocHandle = std::unique_ptr<hwloc_topology, DestroyHwlocTopology>;
+
+/// One of hwloc's topologies, to be set up and loaded. Throws Error.
+[[nodiscard]] HwlocHandle new_hwloc_topology();
+/// Loads what it was set up for, this machine by default, or the one saved in `xml`, if given.
+/// Throws InputError for a file that lstopo did not save, else Error.
+void load_hwloc_topology(hwloc_topology* topology,
+                         const std::optional<std::filesystem::path>& xml = {});
 
 /// A physical core. Numbers of processing units, packages and NUMA nodes are the operating
 /// system's, as taskset, numactl and /proc show them.
@@ -87,16 +100,10 @@ class Topology {
   [[nodiscard]] hwloc_topology* handle() const noexcept { return handle_.get(); }
 
  private:
-  struct Destroy {
-    void operator()(hwloc_topology* topology) const noexcept;
-  };
-  using Handle = std::unique_ptr<hwloc_topology, Destroy>;
+  Topology(HwlocHandle handle, int machine_cores);
+  static Topology whole(HwlocHandle handle);
 
-  Topology(Handle handle, int machine_cores);
-  static Handle created();
-  static Topology loaded(Handle handle);
-
-  Handle handle_;
+  HwlocHandle handle_;
   std::vector<Core> cores_;
   std::vector<NumaDomain> domains_;
   int packages_ = 0;

@@ -4,21 +4,12 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/backend.hpp"
 #include "core/ops.hpp"
 #include "models/generation/sampling.hpp"
+#include "models/upload.hpp"
 
 namespace portolan {
 namespace {
-
-template <typename T>
-Tensor upload(const std::vector<T>& values, const Shape& shape, DType dtype, Device device) {
-  const Tensor tensor = Tensor::empty(shape, dtype, device);
-  Backend& backend = backend_of(device);
-  backend.copy_bytes(tensor.raw(), values.data(), tensor.bytes(), Queue::compute);
-  backend.synchronize();  // the values may go
-  return tensor;
-}
 
 /// 1 where a token of the row's prompt stands; what is no token of the vocabulary is passed over.
 std::vector<std::uint8_t> occurrences(std::span<const TokenIds> prompts, std::int64_t vocabulary) {
