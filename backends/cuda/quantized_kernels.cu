@@ -12,6 +12,17 @@ constexpr int kWarps = QuantizedPlace::kThreads / kWarp;
   return j == 0 ? words.x : j == 1 ? words.y : j == 2 ? words.z : words.w;
 }
 
+/// Steps of a group of inputs.
+constexpr int kGroupSteps = static_cast<int>(kQuantizedGroup) / kQuantizedStep;
+
+/// The first of a step's `count` rows of words.
+[[nodiscard]] __device__ const std::uint32_t* words_of_step(const std::byte* panel,
+                                                            const QuantizedPanels& weight,
+                                                            std::int64_t step, int count) {
+  const std::byte* const group = panel + weight.place.words(step / kGroupSteps);
+  return reinterpret_cast<const std::uint32_t*>(group) + step % kGroupSteps * count * kPanelOutputs;
+}
+
 /// Adds a step's inputs times an output's integers to the rows' sums.
 template <Quantization kQuantization, int kRows>
 struct Step;
@@ -22,8 +33,7 @@ struct Step<Quantization::int8, kRows> {
 
   __device__ void load(const std::byte* panel, const QuantizedPanels& weight, std::int64_t step,
                        int output) {
-    const auto* const row = reinterpret_cast<const std::uint32_t*>(panel + weight.words) +
-                            2 * step * kPanelOutputs + output;
+    const auto* const row = words_of_step(panel, weight, step, 2) + output;
     words[0] = load_vector(row);
     words[1] = load_vector(row + kPanelOutputs);
   }
@@ -48,11 +58,9 @@ struct Step<Quantization::int4, kRows> {
 
   __device__ void load(const std::byte* panel, const QuantizedPanels& weight, std::int64_t step,
                        int output) {
-    words = load_vector(reinterpret_cast<const std::uint32_t*>(panel + weight.words) +
-                        step * kPanelOutputs + output);
-    const std::int64_t group = step * kQuantizedStep / kQuantizedGroup;
-    codes = *reinterpret_cast<const std::uint32_t*>(panel + weight.factors + group * kPanelOutputs +
-                                                    output);
+    words = load_vector(words_of_step(panel, weight, step, 1) + output);
+    codes = *reinterpret_cast<const std::uint32_t*>(
+        panel + weight.place.factors(step / kGroupSteps) + output);
   }
   __device__ void add(const float (&x)[kRows][kQuantizedStep], float (&sums)[kRows][4]) const {
     // Two's complement of 4 bits with its highest bit turned over is the number plus 8, in a byte
@@ -85,7 +93,7 @@ __global__ void __launch_bounds__(QuantizedPlace::kThreads)
   __shared__ float partials[kWarps][kRows][QuantizedPlace::kOutputs];
   const auto thread = static_cast<int>(threadIdx.x);
   const QuantizedPlace place(blockIdx.x, thread, kPanelOutputs);
-  const std::byte* const panel = arguments.weight.data + place.panel * arguments.weight.bytes;
+  const std::byte* const panel = arguments.weight.data + place.panel * arguments.weight.place.bytes;
   const auto* const x = static_cast<const T*>(arguments.x);
   const std::int64_t steps = arguments.weight.in_features / kQuantizedStep;
   float sums[kRows][4] = {};
@@ -181,14 +189,15 @@ __global__ void __launch_bounds__(kElementwiseThreads)
   const auto inputs = static_cast<std::uint32_t>(weight.in_features);
   const VectorPlace output(index, kPanelOutputs);
   const VectorPlace word(output.row, (inputs + per_word - 1) / per_word);
-  const std::byte* const panel = weight.data + word.row * weight.bytes;
-  const auto* const row = reinterpret_cast<const std::uint32_t*>(panel + weight.words);
-  const std::uint32_t integers = row[word.column * kPanelOutputs + output.column];
+  const std::byte* const panel = weight.data + word.row * weight.place.bytes;
+  const VectorPlace group(word.column, static_cast<std::uint32_t>(kQuantizedGroup) / per_word);
+  const auto* const rows =
+      reinterpret_cast<const std::uint32_t*>(panel + weight.place.words(group.row));
+  const std::uint32_t integers = rows[group.column * kPanelOutputs + output.column];
   float factor = 1.0F;
   if (weight.quantization == Quantization::int4) {
-    const std::uint32_t group = word.column * per_word / kQuantizedGroup;
     factor = int4_factor(
-        static_cast<std::uint8_t>(panel[weight.factors + group * kPanelOutputs + output.column]));
+        static_cast<std::uint8_t>(panel[weight.place.factors(group.row) + output.column]));
   }
   T* const to = out + std::int64_t{word.row} * kPanelOutputs + output.column;
   for (std::uint32_t i = 0; i < per_word; ++i) {
@@ -206,7 +215,7 @@ __global__ void __launch_bounds__(kElementwiseThreads)
   if (index >= elements) return;
   const VectorPlace place(index, static_cast<std::uint32_t>(arguments.columns));
   const std::byte* const panel =
-      arguments.weight.data + place.column / kPanelOutputs * arguments.weight.bytes;
+      arguments.weight.data + place.column / kPanelOutputs * arguments.weight.place.bytes;
   float value = arguments.sums[place.row * arguments.sums_stride + place.column] *
                 reinterpret_cast<const float*>(panel)[place.column % kPanelOutputs];
   T& to = static_cast<T*>(arguments.out)[place.row * arguments.out_stride + place.column];

@@ -15,13 +15,10 @@ namespace portolan::cuda {
 /// kPanelWidth, in the integers that kernels compute with.
 inline constexpr int kPanelOutputs = static_cast<int>(kPanelWidth);
 
-/// Integer weights in panels (core/panels.hpp), and where the parts of one lie, as QuantizedPanel
-/// has them.
+/// Integer weights in panels (core/panels.hpp), and where the parts of one lie.
 struct QuantizedPanels {
   const std::byte* data = nullptr;
-  std::int64_t bytes = 0;  ///< of one panel
-  std::int64_t factors = 0;
-  std::int64_t words = 0;
+  QuantizedPanel place{0, Quantization::int8};
   std::int64_t in_features = 0;
   Quantization quantization = Quantization::int8;
 };

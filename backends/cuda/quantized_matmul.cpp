@@ -14,11 +14,9 @@ namespace {
 
 /// From `first_panel` on.
 QuantizedPanels panels_of(const Weight& weight, std::int64_t first_panel) {
-  const QuantizedPanel panel(weight.in_features(), weight.quantization());
-  return {.data = weight.storage().raw() + first_panel * panel.bytes,
-          .bytes = panel.bytes,
-          .factors = panel.factors,
-          .words = panel.words,
+  const QuantizedPanel place(weight.in_features(), weight.quantization());
+  return {.data = weight.storage().raw() + first_panel * place.bytes,
+          .place = place,
           .in_features = weight.in_features(),
           .quantization = weight.quantization()};
 }

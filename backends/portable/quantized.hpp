@@ -22,11 +22,15 @@ struct QuantizedPanelView {
     return reinterpret_cast<Element*>(panel + offset);
   }
   [[nodiscard]] KOKKOS_INLINE_FUNCTION auto* scales() const { return part<float>(0); }
-  [[nodiscard]] KOKKOS_INLINE_FUNCTION auto* factors() const {
-    return part<std::uint8_t>(place.factors);
+  /// Of the group that `input` is in.
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION auto* factors(std::int64_t input) const {
+    return part<std::uint8_t>(place.factors(input / kQuantizedGroup));
   }
-  [[nodiscard]] KOKKOS_INLINE_FUNCTION auto* words() const {
-    return part<std::uint32_t>(place.words);
+  /// Those that hold `input`, `per_word` inputs each.
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION auto* words(std::int64_t input,
+                                                   std::int64_t per_word) const {
+    return part<std::uint32_t>(place.words(input / kQuantizedGroup)) +
+           input % kQuantizedGroup / per_word * kPanelWidth;
   }
 };
 
@@ -82,7 +86,7 @@ struct QuantizeRows {
         const std::uint8_t code =
             most > 0.0F ? int4_factor_code(largest(row, first, first + kQuantizedGroup) / most)
                         : std::uint8_t{0};
-        to.factors()[first / kQuantizedGroup * kPanelWidth + output] = code;
+        to.factors(first)[output] = code;
         step *= int4_factor(code);
       }
       for (std::int64_t input = first; input < first + kQuantizedGroup; input += per_word) {
@@ -92,7 +96,7 @@ struct QuantizeRows {
           word |= (static_cast<std::uint32_t>(integer) & mask)
                   << (static_cast<std::uint32_t>(i) * bits);
         }
-        to.words()[input / per_word * kPanelWidth + output] = word;
+        to.words(input, per_word)[output] = word;
       }
     }
   }
@@ -128,9 +132,9 @@ struct DequantizePanel {
     for (std::int64_t j = begin; j < end; ++j) {
       float scale = panel.scales()[j];
       if (quantization == Quantization::int4) {
-        scale *= int4_factor(panel.factors()[k / kQuantizedGroup * kPanelWidth + j]);
+        scale *= int4_factor(panel.factors(k)[j]);
       }
-      const std::uint32_t word = panel.words()[k / per_word * kPanelWidth + j];
+      const std::uint32_t word = panel.words(k, per_word)[j];
       const int integer = quantized_in_word(word, k % per_word, quantization);
       out[k * kPanelWidth + j] = scale * static_cast<float>(integer);
     }

@@ -179,10 +179,7 @@ void check_merge(Report& report, std::int64_t batch, std::int64_t tokens, std::i
 
 /// Where the parts of a panel lie; the data is for the caller to set.
 QuantizedPanels panel_layout(Quantization quantization, std::int64_t in_features) {
-  const QuantizedPanel panel(in_features, quantization);
-  return {.bytes = panel.bytes,
-          .factors = panel.factors,
-          .words = panel.words,
+  return {.place = QuantizedPanel(in_features, quantization),
           .in_features = in_features,
           .quantization = quantization};
 }
@@ -256,7 +253,7 @@ void time_quantized(Report& report, Quantization quantization, std::int64_t rows
   constexpr std::int64_t kFeatures = 8192;
   QuantizedArguments arguments;
   arguments.weight = panel_layout(quantization, kFeatures);
-  const std::int64_t bytes = kFeatures / kPanelOutputs * arguments.weight.bytes;
+  const std::int64_t bytes = kFeatures / kPanelOutputs * arguments.weight.place.bytes;
   // Several matrices in turn, together larger than the GPU's cache.
   constexpr int kMatrices = 8;
   const Buffer panels(static_cast<std::size_t>(bytes * kMatrices));

@@ -43,8 +43,9 @@ QuantizedMatrix quantize(const Values& weight, std::int64_t out_features, std::i
                          int bits) {
   const std::int64_t panels = (out_features + kPanel - 1) / kPanel;
   const std::int64_t groups = (in_features + kGroup - 1) / kGroup;
-  const std::int64_t factor_bytes = bits == 4 ? groups * kPanel : 0;
-  const std::int64_t panel_bytes = kPanel * 4 + factor_bytes + groups * kGroup * kPanel * bits / 8;
+  const std::int64_t factor_bytes = bits == 4 ? kPanel : 0;
+  const std::int64_t group_bytes = factor_bytes + kGroup * kPanel * bits / 8;
+  const std::int64_t panel_bytes = kPanel * 4 + groups * group_bytes;
   const double limit = bits == 4 ? 7.0 : 127.0;
   QuantizedMatrix result{Values(weight.size()), Values(weight.size()),
                          std::vector<std::uint8_t>(static_cast<std::size_t>(panels * panel_bytes))};
@@ -58,11 +59,13 @@ QuantizedMatrix quantize(const Values& weight, std::int64_t out_features, std::i
     for (std::int64_t group = 0; group < groups; ++group) {
       const std::int64_t first = row * in_features + group * kGroup;
       const std::int64_t last = std::min(first + kGroup, (row + 1) * in_features);
+      std::uint8_t* const codes = panel + kPanel * 4 + group * group_bytes;
+      std::uint8_t* const words = codes + factor_bytes;
       double step = scale;
       if (bits == 4) {
         const double ratio = most > 0.0 ? in_f32(largest(weight, first, last) / most) : 0.0;
         const Factor factor = factor_of(ratio);
-        panel[kPanel * 4 + group * kPanel + lane] = static_cast<std::uint8_t>(factor.code);
+        codes[lane] = static_cast<std::uint8_t>(factor.code);
         step = in_f32(scale * factor.value);
       }
       for (std::int64_t i = first; i < last; ++i) {
@@ -72,8 +75,7 @@ QuantizedMatrix quantize(const Values& weight, std::int64_t out_features, std::i
         result.steps[at] = step;
         result.values[at] = integer * step;
         const auto stored_bits = static_cast<unsigned>(static_cast<int>(integer));
-        const std::int64_t input = i - row * in_features;
-        std::uint8_t* const words = panel + kPanel * 4 + factor_bytes;
+        const std::int64_t input = i - first;
         if (bits == 8) {
           words[(input / 4 * kPanel + lane) * 4 + input % 4] =
               static_cast<std::uint8_t>(stored_bits);

@@ -88,14 +88,6 @@ struct IntegerRows {
       : groups(reinterpret_cast<const IntegerGroup*>(memory)),
         numbers(reinterpret_cast<const GroupNumbers*>(memory + layout.numbers)),
         of_row(layout.of_row) {}
-
-  /// Without those in front of row `first`.
-  [[nodiscard]] IntegerRows from(std::int64_t first) const {
-    IntegerRows rest = *this;
-    rest.groups += first * of_row;
-    rest.numbers += first * of_row;
-    return rest;
-  }
 };
 
 /// Of 16 integers: the higher digits, and behind them the lower.
@@ -159,11 +151,21 @@ PORTOLAN_BYTE_PRODUCTS inline __m512i all(std::uint32_t digits) {
   return lanes;
 }
 
+/// A line of a panel. It is loaded once, though both halves of its bytes are wanted at different
+/// times, and a line further on is asked for then and there: the compiler would gather a group's
+/// requests in one place, and the processor drops those that find its queue full.
+PORTOLAN_BYTE_PRODUCTS inline __m512i load_and_prefetch(const std::uint32_t* words) {
+  __m512i loaded = _mm512_loadu_si512(words);
+  asm volatile("prefetcht0 %1" : "+v"(loaded) : "m"(words[kPrefetchWords]));
+  return loaded;
+}
+
 /// What one group's words give, for kRows rows and kColumns vectors of columns.
 template <int kRows, int kColumns>
 using Sums = __m512[kRows][kColumns];
 
-/// total += one group of the rows times its words, `factors` times.
+/// total += one group of the rows times its words, `factors` times. The group of the first row is
+/// number `group` of all.
 template <Quantization kForm, int kRows, int kColumns>
 PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words,
                                                   const __m512 (&factors)[kColumns],
@@ -197,9 +199,7 @@ PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words,
     }
 #pragma GCC unroll 4
     for (int column = 0; column < kColumns; ++column) {
-      const std::uint32_t* const from = words + word * kPanelWidth + column * kLanes;
-      _mm_prefetch(from + kPrefetchWords, _MM_HINT_T0);
-      const __m512i loaded = _mm512_loadu_si512(from);
+      const __m512i loaded = load_and_prefetch(words + word * kPanelWidth + column * kLanes);
       const __m512i bytes[2] = {Words::template bytes<0>(loaded), Words::template bytes<1>(loaded)};
 #pragma GCC unroll 4
       for (int row = 0; row < kRows; ++row) {
@@ -234,32 +234,41 @@ PORTOLAN_BYTE_PRODUCTS inline __m512 factors_of(const std::uint8_t* codes) {
       kInt4FactorShift));
 }
 
-/// sums[kRows, 64] += groups [begin, end) of the rows times the panel, kColumns vectors of columns
-/// from `column` on.
+/// sums[kRows, 64] += groups [begin, end) of the rows from `first` on times the panel, kColumns
+/// vectors of columns from `column` on. Sums begin with group 0, whatever is in memory: zeros
+/// written there would have to leave the processor before they are read as longer vectors, and all
+/// its reads ahead would wait for that.
 template <Quantization kForm, int kRows, int kColumns>
 PORTOLAN_BYTE_PRODUCTS void multiply_groups(const PanelParts& panel, const IntegerRows& rows,
-                                            std::int64_t begin, std::int64_t end,
-                                            std::int64_t column, float* sums) {
+                                            std::int64_t first, std::int64_t begin,
+                                            std::int64_t end, std::int64_t column, float* sums) {
   Sums<kRows, kColumns> total;
   for (int row = 0; row < kRows; ++row) {
     for (int i = 0; i < kColumns; ++i) {
-      total[row][i] = _mm512_loadu_ps(sums + row * kPanelWidth + column + i * kLanes);
+      const float* const from = sums + (first + row) * kPanelWidth + column + i * kLanes;
+      total[row][i] = begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(from);
     }
   }
   for (std::int64_t group = begin; group < end; ++group) {
     __m512 factors[kColumns];
-    for (int i = 0; i < kColumns; ++i) {
-      factors[i] = kForm == Quantization::int4
-                       ? factors_of(panel.factors + group * kPanelWidth + column + i * kLanes)
-                       : _mm512_set1_ps(1.0F);
+    const std::uint32_t* words = nullptr;
+    if constexpr (kForm == Quantization::int4) {
+      const Int4Group place(panel, group);
+      words = place.words;
+      _mm_prefetch(place.factors + kPrefetchBytes, _MM_HINT_T0);
+      for (int i = 0; i < kColumns; ++i) {
+        factors[i] = factors_of(place.factors + column + i * kLanes);
+      }
+    } else {
+      words = panel.words() + group * PanelWords<kForm>::kWords * kPanelWidth;
+      for (__m512& factor : factors) factor = _mm512_set1_ps(1.0F);
     }
-    multiply_group<kForm, kRows, kColumns>(
-        panel.words + group * PanelWords<kForm>::kWords * kPanelWidth + column, factors, rows,
-        group, total);
+    multiply_group<kForm, kRows, kColumns>(words + column, factors, rows,
+                                           first * rows.of_row + group, total);
   }
   for (int row = 0; row < kRows; ++row) {
     for (int i = 0; i < kColumns; ++i) {
-      _mm512_storeu_ps(sums + row * kPanelWidth + column + i * kLanes, total[row][i]);
+      _mm512_storeu_ps(sums + (first + row) * kPanelWidth + column + i * kLanes, total[row][i]);
     }
   }
 }
@@ -269,11 +278,11 @@ constexpr int kWholePanelRows = 2;
 
 /// multiply_groups for all columns.
 template <Quantization kForm, int kRows>
-void multiply_rows(const PanelParts& panel, const IntegerRows& rows, std::int64_t begin,
-                   std::int64_t end, float* sums) {
+void multiply_rows(const PanelParts& panel, const IntegerRows& rows, std::int64_t first,
+                   std::int64_t begin, std::int64_t end, float* sums) {
   constexpr int kColumns = kRows <= kWholePanelRows ? kVectors : kVectors / 2;
   for (std::int64_t column = 0; column < kPanelWidth; column += kColumns * kLanes) {
-    multiply_groups<kForm, kRows, kColumns>(panel, rows, begin, end, column, sums);
+    multiply_groups<kForm, kRows, kColumns>(panel, rows, first, begin, end, column, sums);
   }
 }
 
@@ -307,26 +316,26 @@ template <Quantization kForm>
 void multiply(const PanelProduct& product, const IntegerRows& rows, float* sums) {
   const PanelParts panel = parts_of(product);
   const std::int64_t at_once = product.rows <= kWholePanelRows ? rows.of_row : kGroupsAtOnce;
-  for (std::int64_t begin = 0; begin < rows.of_row; begin += at_once) {
+  std::int64_t begin = 0;
+  do {  // at least once: sums of nothing are zero
     const std::int64_t end = std::min(begin + at_once, rows.of_row);
     for (std::int64_t row = 0; row < product.rows; row += kRegisterRows) {
-      const IntegerRows some = rows.from(row);
-      float* const sums_of_some = sums + row * kPanelWidth;
       switch (std::min(kRegisterRows, product.rows - row)) {
         case 1:
-          multiply_rows<kForm, 1>(panel, some, begin, end, sums_of_some);
+          multiply_rows<kForm, 1>(panel, rows, row, begin, end, sums);
           break;
         case 2:
-          multiply_rows<kForm, 2>(panel, some, begin, end, sums_of_some);
+          multiply_rows<kForm, 2>(panel, rows, row, begin, end, sums);
           break;
         case 3:
-          multiply_rows<kForm, 3>(panel, some, begin, end, sums_of_some);
+          multiply_rows<kForm, 3>(panel, rows, row, begin, end, sums);
           break;
         default:
-          multiply_rows<kForm, 4>(panel, some, begin, end, sums_of_some);
+          multiply_rows<kForm, 4>(panel, rows, row, begin, end, sums);
       }
     }
-  }
+    begin = end;
+  } while (begin < rows.of_row);
 }
 
 }  // namespace
@@ -353,7 +362,6 @@ bool make_integer_rows(const PanelProduct& product, std::int64_t begin, std::int
 
 void multiply_integer_rows(const PanelProduct& product, const std::byte* integers) {
   alignas(64) float sums[kMostIntegerRows * kPanelWidth];
-  std::fill_n(sums, product.rows * kPanelWidth, 0.0F);
   const IntegerRows rows(integers, IntegerLayout(product.rows, product.in_features));
   if (product.quantization == Quantization::int4) {
     multiply<Quantization::int4>(product, rows, sums);

@@ -96,9 +96,9 @@ HWY_INLINE void multiply_tile(const float* x, std::int64_t x_stride, const Panel
                               float* sums) {
   const TileTag floats;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(floats));
-  const std::uint32_t* const words = panel.words + k / Panel::kInputs * kPanelWidth + column;
   Sums<kRows> total;
   if constexpr (Panel::kGroup == 0) {
+    const std::uint32_t* const words = panel.words() + k / Panel::kInputs * kPanelWidth + column;
     for (int row = 0; row < kRows; ++row) {
       for (int vector = 0; vector < kRegisterColumns; ++vector) {
         total[row][vector] = hn::LoadU(floats, sums + row * kPanelWidth + column + vector * lanes);
@@ -111,16 +111,17 @@ HWY_INLINE void multiply_tile(const float* x, std::int64_t x_stride, const Panel
       }
     }
   } else {
-    for (std::int64_t group = 0; group < depth; group += Panel::kGroup) {
+    for (std::int64_t input = 0; input < depth; input += Panel::kGroup) {
+      const Int4Group group(panel, (k + input) / Panel::kGroup);
+      hwy::Prefetch(group.factors + kPrefetchBytes);
       for (int row = 0; row < kRows; ++row) {
         for (int vector = 0; vector < kRegisterColumns; ++vector) {
           total[row][vector] = hn::Zero(floats);
         }
       }
-      multiply_inputs<Panel, kRows>(
-          x + group, x_stride, words + group / Panel::kInputs * kPanelWidth, Panel::kGroup, total);
-      const std::uint8_t* const codes =
-          panel.factors + (k + group) / Panel::kGroup * kPanelWidth + column;
+      multiply_inputs<Panel, kRows>(x + input, x_stride, group.words + column, Panel::kGroup,
+                                    total);
+      const std::uint8_t* const codes = group.factors + column;
       for (int vector = 0; vector < kRegisterColumns; ++vector) {
         const TileVector factor = factors_of(codes + vector * lanes);
         for (int row = 0; row < kRows; ++row) {

@@ -93,7 +93,9 @@ class PanelQuantizer {
           quantize(row, input + i, chunk_ + row * kChunkWords + i / per_word);
         }
       }
-      transpose_chunk(chunk_, inputs / per_word, words() + input / per_word * kPanelWidth);
+      for (std::int64_t i = 0; i < inputs; i += kQuantizedGroup) {
+        transpose_chunk(chunk_ + i / per_word, kQuantizedGroup / per_word, words(input + i));
+      }
     }
   }
 
@@ -103,8 +105,9 @@ class PanelQuantizer {
     return static_cast<const From*>(arguments_.rows) + (first_row_ + row) * arguments_.row_stride;
   }
   [[nodiscard]] float* scales() const { return reinterpret_cast<float*>(panel_); }
-  [[nodiscard]] std::uint32_t* words() const {
-    return reinterpret_cast<std::uint32_t*>(panel_ + place_.words);
+  /// Of the group that begins with `input`.
+  [[nodiscard]] std::uint32_t* words(std::int64_t input) const {
+    return reinterpret_cast<std::uint32_t*>(panel_ + place_.words(input / kQuantizedGroup));
   }
 
   void quantize(std::int64_t row, std::int64_t input, std::uint32_t* words) const {
@@ -119,8 +122,7 @@ class PanelQuantizer {
       const std::uint8_t code =
           most_[row] > 0.0F ? int4_factor_code(largest(values, kQuantizedGroup) / most_[row])
                             : std::uint8_t{0};
-      reinterpret_cast<std::uint8_t*>(
-          panel_ + place_.factors)[input / kQuantizedGroup * kPanelWidth + row] = code;
+      reinterpret_cast<std::uint8_t*>(panel_ + place_.factors(input / kQuantizedGroup))[row] = code;
       step *= int4_factor(code);
     }
     std::int8_t integers[kQuantizedGroup];
@@ -170,18 +172,19 @@ void widen_panel(const std::byte* panel, const QuantizedPanel& place, std::int64
                  Out* out) {
   const TileTag floats;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(floats));
-  const auto* const words = reinterpret_cast<const std::uint32_t*>(panel + place.words);
-  const auto* const codes = reinterpret_cast<const std::uint8_t*>(panel + place.factors);
   for (std::int64_t first = 0; first < inputs; first += kQuantizedGroup) {
     const std::int64_t last = std::min(first + kQuantizedGroup, inputs);
+    const std::int64_t group = first / kQuantizedGroup;
+    const auto* const words = reinterpret_cast<const std::uint32_t*>(panel + place.words(group));
+    const auto* const codes = reinterpret_cast<const std::uint8_t*>(panel + place.factors(group));
     for (std::int64_t column = 0; column < kPanelWidth; column += lanes) {
       TileVector factor = hn::Set(floats, 1.0F);
       if constexpr (Panel::kGroup > 0) {
-        factor = factors_of(codes + first / kQuantizedGroup * kPanelWidth + column);
+        factor = factors_of(codes + column);
       }
       for (std::int64_t input = first; input < last; input += Panel::kInputs) {
-        const TileWords loaded =
-            hn::LoadU(TileWordTag(), words + input / Panel::kInputs * kPanelWidth + column);
+        const TileWords loaded = hn::LoadU(
+            TileWordTag(), words + (input - first) / Panel::kInputs * kPanelWidth + column);
         widen_words<Panel, Out, 0>(loaded, factor, input, column, out);
       }
     }
