@@ -13,33 +13,10 @@
 
 #include "core/dtype.hpp"
 #include "core/gelu_kind.hpp"
+#include "models/rope_scaling.hpp"
 
 /// Model configurations: what a Hugging Face config.json says, checked, and the presets.
 namespace portolan {
-
-/// Plain rotary frequencies theta^(-2i / head_dim).
-struct NoRopeScaling {
-  bool operator==(const NoRopeScaling&) const = default;
-};
-
-/// All frequencies divided by `factor`.
-struct LinearRopeScaling {
-  double factor = 1.0;
-  bool operator==(const LinearRopeScaling&) const = default;
-};
-
-/// LLaMA 3.1: wavelengths longer than original_max_position_embeddings / low_freq_factor are
-/// stretched by `factor`, those shorter than original_max_position_embeddings / high_freq_factor
-/// are kept, and those between are blended.
-struct Llama3RopeScaling {
-  double factor = 8.0;
-  double low_freq_factor = 1.0;
-  double high_freq_factor = 4.0;
-  std::int64_t original_max_position_embeddings = 8192;
-  bool operator==(const Llama3RopeScaling&) const = default;
-};
-
-using RopeScaling = std::variant<NoRopeScaling, LinearRopeScaling, Llama3RopeScaling>;
 
 /// What every architecture has.
 struct CommonConfig {

@@ -8,7 +8,8 @@ namespace portolan {
 
 /// Reads rope_theta and the scaling of the rotary embedding into `result`, from rope_theta and
 /// rope_scaling or, as transformers 5 writes them, from rope_parameters. Throws InputError for
-/// kinds other than default, linear and llama3 and for fields that contradict each other.
+/// kinds other than models/rope_scaling.hpp has and for fields that contradict each other. After
+/// max_position_embeddings.
 void read_rope(const JsonObject& config, LlamaConfig& result);
 
 }  // namespace portolan

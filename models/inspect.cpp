@@ -30,6 +30,18 @@ Json describe_rope(const LlamaConfig& config) {
     Json operator()(const LinearRopeScaling& scaling) const {
       return {{"kind", "linear"}, {"factor", scaling.factor}};
     }
+    Json operator()(const DynamicRopeScaling& scaling) const {
+      return {{"kind", "dynamic"}, {"factor", scaling.factor}};
+    }
+    Json operator()(const YarnRopeScaling& scaling) const {
+      return {{"kind", "yarn"},
+              {"factor", scaling.factor},
+              {"original_max_position_embeddings", scaling.original_max_position_embeddings},
+              {"beta_fast", scaling.beta_fast},
+              {"beta_slow", scaling.beta_slow},
+              {"truncate", scaling.truncate},
+              {"attention_factor", scaling.attention_factor}};
+    }
     Json operator()(const Llama3RopeScaling& scaling) const {
       return {{"kind", "llama3"},
               {"factor", scaling.factor},

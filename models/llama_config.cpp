@@ -134,6 +134,21 @@ void describe_scaling(const LinearRopeScaling& scaling, nlohmann::ordered_json& 
   config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", scaling.factor}};
 }
 
+void describe_scaling(const DynamicRopeScaling& scaling, nlohmann::ordered_json& config) {
+  config["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", scaling.factor}};
+}
+
+void describe_scaling(const YarnRopeScaling& scaling, nlohmann::ordered_json& config) {
+  config["rope_scaling"] = {
+      {"rope_type", "yarn"},
+      {"factor", scaling.factor},
+      {"original_max_position_embeddings", scaling.original_max_position_embeddings},
+      {"beta_fast", scaling.beta_fast},
+      {"beta_slow", scaling.beta_slow},
+      {"truncate", scaling.truncate},
+      {"attention_factor", scaling.attention_factor}};
+}
+
 void describe_scaling(const Llama3RopeScaling& scaling, nlohmann::ordered_json& config) {
   config["rope_scaling"] = {
       {"rope_type", "llama3"},
@@ -180,6 +195,9 @@ ModelOutline outline(const ModelConfig& model) {
       .attention_out = "self_attn.o_proj.weight",
       .mlp_in = {"mlp.gate_proj.weight", "mlp.up_proj.weight"},
       .mlp_out = "mlp.down_proj.weight"};
+  if (std::holds_alternative<DynamicRopeScaling>(config.rope_scaling)) {
+    result.longest_sequence = config.max_position_embeddings;
+  }
   const std::int64_t hidden = config.hidden_size;
   const std::int64_t query = config.attention_heads * config.head_dim;
   const std::int64_t key_value = config.kv_heads * config.head_dim;

@@ -143,7 +143,7 @@ void describe_rotary(const LlamaConfig& config, nlohmann::ordered_json& params) 
   const auto* scaling = std::get_if<Llama3RopeScaling>(&config.rope_scaling);
   if (scaling == nullptr) {
     throw UnsupportedError(
-        "Meta's format has no linear scaling of the rotary embedding, which this model uses");
+        "Meta's format has no scaling of the rotary embedding but LLaMA 3's, found another");
   }
   params["use_scaled_rope"] = true;
   const auto write = [&params](const char* field, auto value, auto usual) {

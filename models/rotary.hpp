@@ -9,12 +9,12 @@
 
 namespace portolan {
 
-/// Inverse frequencies theta^(-2i/D), i < D/2, after the config's scaling (linear interpolation of
-/// positions, or LLaMA 3's by wavelength). In f64.
+/// Inverse frequencies theta^(-2i/D), i < D/2, after the config's scaling
+/// (models/rope_scaling.hpp). In f64.
 [[nodiscard]] std::vector<double> rotary_inverse_frequencies(const LlamaConfig& config);
 
 /// Cosines and sines of position x inverse frequency, [length, D/2] f32 each, from exact f64
-/// angles.
+/// angles, and times YaRN's attention_factor.
 struct RotaryTables {
   Tensor cosines;
   Tensor sines;

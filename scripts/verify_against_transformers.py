@@ -38,8 +38,13 @@ def llama(draw):
     scaling = draw.choice([
         None,
         {"rope_type": "linear", "factor": 2.5},
+        {"rope_type": "dynamic", "factor": 2.5},
         {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
          "original_max_position_embeddings": 32},
+        {"rope_type": "yarn", "factor": draw.choice([4.0, 40.0]),
+         "original_max_position_embeddings": draw.choice([8, 512])} | draw.choice([
+             {}, {"beta_fast": 16.0, "beta_slow": 0.5, "truncate": False}, {"attention_factor": 0.75},
+             {"mscale": 0.7, "mscale_all_dim": 1.2}]),
     ])
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=draw.randint(20, 300), hidden_size=heads * draw.choice([5, 8, 12]),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
@@ -98,13 +99,71 @@ TEST(ModelConfig, LinearRopeScalingIsRead) {
   EXPECT_EQ(std::get<LinearRopeScaling>(parse(document).llama().rope_scaling).factor, 2.5);
 }
 
+TEST(ModelConfig, DynamicRopeScalingIsRead) {
+  json document = sound();
+  document["rope_scaling"] = {{"type", "dynamic"}, {"factor", 4}};
+  EXPECT_EQ(std::get<DynamicRopeScaling>(parse(document).llama().rope_scaling).factor, 4.0);
+}
+
+TEST(ModelConfig, YarnIsReadWithTheDefaultsOfItsPaper) {
+  json document = sound();
+  document["max_position_embeddings"] = 2048;
+  document["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 16}};
+  const auto read = [&document] {
+    return std::get<YarnRopeScaling>(parse(document).llama().rope_scaling);
+  };
+  YarnRopeScaling expected{.factor = 16.0,
+                           .original_max_position_embeddings = 2048,
+                           .beta_fast = 32.0,
+                           .beta_slow = 1.0,
+                           .truncate = true,
+                           .attention_factor = 0.1 * std::log(16.0) + 1.0};
+  EXPECT_EQ(read(), expected);
+
+  document["rope_scaling"].update({{"original_max_position_embeddings", 512},
+                                   {"factor", nullptr},
+                                   {"beta_fast", 8},
+                                   {"beta_slow", 0.5},
+                                   {"truncate", false},
+                                   {"mscale", 0.5},
+                                   {"mscale_all_dim", 2}});
+  expected = {.factor = 4.0,
+              .original_max_position_embeddings = 512,
+              .beta_fast = 8.0,
+              .beta_slow = 0.5,
+              .truncate = false,
+              .attention_factor = (0.05 * std::log(4.0) + 1.0) / (0.2 * std::log(4.0) + 1.0)};
+  EXPECT_EQ(read(), expected);
+
+  document["rope_scaling"]["attention_factor"] = 0.75;
+  document["original_max_position_embeddings"] = 1024;
+  expected.attention_factor = 0.75;
+  expected.original_max_position_embeddings = 1024;
+  expected.factor = 2.0;
+  EXPECT_EQ(read(), expected);
+}
+
+TEST(ModelConfig, YarnThatMakesNoSenseIsRefused) {
+  EXPECT_NE(refusal("rope_scaling", {{"type", "yarn"}, {"factor", 0}}).find("rope_scaling.factor"),
+            std::string::npos);
+  EXPECT_NE(refusal("rope_scaling", {{"type", "yarn"}, {"factor", 2}, {"beta_slow", 33}})
+                .find("rope_scaling.beta_fast"),
+            std::string::npos);
+  EXPECT_NE(refusal("rope_scaling", {{"type", "yarn"}, {"factor", 2}, {"truncate", 1}})
+                .find("rope_scaling.truncate"),
+            std::string::npos);
+  EXPECT_NE(refusal("rope_parameters", {{"rope_type", "yarn"}, {"factor", 2}, {"rope_theta", 1}})
+                .find("rope_theta"),
+            std::string::npos);
+}
+
 TEST(ModelConfig, RopeFieldsThatContradictOrCannotBeHonouredAreRefused) {
   EXPECT_NE(refusal("rope_scaling", {{"type", "linear"}, {"rope_type", "llama3"}, {"factor", 2}})
                 .find("rope_type"),
             std::string::npos);
   EXPECT_NE(refusal("rope_scaling", {{"factor", 2}}).find("rope_scaling.rope_type"),
             std::string::npos);
-  EXPECT_NE(refusal("rope_scaling", {{"rope_type", "yarn"}, {"factor", 2}}).find("yarn"),
+  EXPECT_NE(refusal("rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}}).find("longrope"),
             std::string::npos);
   EXPECT_NE(refusal("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7.0}})
                 .find("rope_parameters.rope_theta"),

@@ -107,7 +107,14 @@ TEST(ConfigText, IsReadBackAsTheSameConfig) {
   LlamaConfig config = preset_config("llama-3-8b").llama();
   for (const RopeScaling& scaling :
        {RopeScaling(NoRopeScaling{}), RopeScaling(LinearRopeScaling{.factor = 2.5}),
-        RopeScaling(Llama3RopeScaling{.factor = 4.0, .low_freq_factor = 1.5})}) {
+        RopeScaling(DynamicRopeScaling{.factor = 3.0}),
+        RopeScaling(Llama3RopeScaling{.factor = 4.0, .low_freq_factor = 1.5}),
+        RopeScaling(YarnRopeScaling{.factor = 16.0,
+        .original_max_position_embeddings = 4096,
+        .beta_fast = 24.0,
+        .beta_slow = 2.0,
+        .truncate = false,
+        .attention_factor = 1.125})}) {
     config.rope_scaling = scaling;
     EXPECT_EQ(parse_model_config(config_text(config), "text").llama(), config);
   }
