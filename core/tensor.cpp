@@ -90,6 +90,15 @@ Tensor Tensor::slice(int dimension, std::int64_t begin, std::int64_t end) const 
   return result;
 }
 
+Tensor Tensor::transpose(int first, int second) const {
+  const int one = normalise(first, rank());
+  const int other = normalise(second, rank());
+  Tensor result = *this;
+  std::swap(result.shape_[one], result.shape_[other]);
+  std::swap(result.strides_[one], result.strides_[other]);
+  return result;
+}
+
 Tensor Tensor::split_last(std::int64_t parts) const {
   const std::int64_t extent = dim(-1);
   require(parts > 0 && extent % parts == 0, "the last dimension of {} does not split into {} parts",

@@ -57,6 +57,8 @@ class Tensor {
   [[nodiscard]] Tensor view(const Shape& shape) const;
   /// Elements [begin, end) of one dimension; no copy.
   [[nodiscard]] Tensor slice(int dimension, std::int64_t begin, std::int64_t end) const;
+  /// Two dimensions exchanged; no copy.
+  [[nodiscard]] Tensor transpose(int first, int second) const;
   /// Splits the last dimension into [parts, extent / parts]; works on strided rows, no copy.
   [[nodiscard]] Tensor split_last(std::int64_t parts) const;
 

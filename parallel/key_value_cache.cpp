@@ -24,7 +24,7 @@ KeyValueCache::KeyValueCache(const Extents& extents, DType dtype, Device device,
   layers_.reserve(static_cast<std::size_t>(extents.layers));
   for (std::int64_t layer = 0; layer < extents.layers; ++layer) {
     layers_.push_back(Tensor::empty(
-        {2, extents.batch, local_capacity_, extents.kv_heads, extents.head_dim}, dtype, device));
+        {2, extents.batch, extents.kv_heads, local_capacity_, extents.head_dim}, dtype, device));
   }
 }
 
@@ -76,7 +76,8 @@ void KeyValueCache::extend(std::int64_t tokens, std::span<const TokenRun> own) {
 Tensor KeyValueCache::part(std::int64_t layer, int which) const {
   const Tensor& both = layers_[static_cast<std::size_t>(layer)];
   return both.slice(0, which, which + 1)
-      .view({extents_.batch, local_capacity_, extents_.kv_heads, extents_.head_dim});
+      .view({extents_.batch, extents_.kv_heads, local_capacity_, extents_.head_dim})
+      .transpose(1, 2);
 }
 
 void KeyValueCache::store(std::int64_t layer, const Tensor& k, const Tensor& v) {
@@ -119,8 +120,8 @@ void KeyValueCache::select(std::span<const std::int64_t> entries) {
     layer = Tensor::empty(shape, old.dtype(), old.device());
     for (std::int64_t i = 0; i < batch; ++i) {
       const std::int64_t entry = entries[static_cast<std::size_t>(i)];
-      ops::copy(old.slice(1, entry, entry + 1).slice(2, 0, held_),
-                layer.slice(1, i, i + 1).slice(2, 0, held_));
+      ops::copy(old.slice(1, entry, entry + 1).slice(3, 0, held_),
+                layer.slice(1, i, i + 1).slice(3, 0, held_));
     }
   }
   extents_.batch = batch;

@@ -87,7 +87,9 @@ class KeyValueCache {
   int rank_;
   int ranks_;
   std::int64_t local_capacity_;
-  std::vector<Tensor> layers_;  ///< each [2 (keys, values), batch, local capacity, kv_heads, D]
+  /// Each [2 (keys, values), batch, kv_heads, local capacity, D]: attention goes through a head's
+  /// tokens, which lie one after the other.
+  std::vector<Tensor> layers_;
   std::int64_t length_ = 0;
   std::int64_t held_ = 0;
   TokenRun new_tokens_;

@@ -65,6 +65,17 @@ TEST(Tensor, SlicesSeeTheSameMemory) {
   EXPECT_THROW(static_cast<void>(tensor.dim(-3)), UsageError);
 }
 
+TEST(Tensor, ATransposedViewReachesTheSameElements) {
+  const Tensor tensor = empty({2, 3, 4});
+  const Tensor view = tensor.transpose(0, -1);
+  EXPECT_EQ(view.shape(), (Shape{4, 3, 2}));
+  EXPECT_EQ(view.strides(), (Shape{1, 4, 12}));
+  EXPECT_EQ(view.raw(), tensor.raw());
+  EXPECT_FALSE(view.is_contiguous());
+  EXPECT_TRUE(view.transpose(2, 0).is_contiguous());
+  EXPECT_THROW(static_cast<void>(tensor.transpose(0, 3)), UsageError);
+}
+
 TEST(Tensor, SplitsItsLastDimension) {
   const Tensor heads = empty({2, 12}).slice(1, 0, 8).split_last(4);
   EXPECT_EQ(heads.shape(), (Shape{2, 4, 2}));
