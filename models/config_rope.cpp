@@ -100,6 +100,32 @@ RopeScaling read_scaling(const JsonObject& config, const JsonObject& rope,
   rope.fail(rope.has("type") ? "type" : "rope_type", kKinds);
 }
 
+using Fields = nlohmann::ordered_json;
+
+Fields fields_of(const NoRopeScaling& /*scaling*/) { return Fields::object(); }
+Fields fields_of(const LinearRopeScaling& scaling) {
+  return {{"rope_type", "linear"}, {"factor", scaling.factor}};
+}
+Fields fields_of(const DynamicRopeScaling& scaling) {
+  return {{"rope_type", "dynamic"}, {"factor", scaling.factor}};
+}
+Fields fields_of(const Llama3RopeScaling& scaling) {
+  return {{"rope_type", "llama3"},
+          {"factor", scaling.factor},
+          {"low_freq_factor", scaling.low_freq_factor},
+          {"high_freq_factor", scaling.high_freq_factor},
+          {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
+}
+Fields fields_of(const YarnRopeScaling& scaling) {
+  return {{"rope_type", "yarn"},
+          {"factor", scaling.factor},
+          {"original_max_position_embeddings", scaling.original_max_position_embeddings},
+          {"beta_fast", scaling.beta_fast},
+          {"beta_slow", scaling.beta_slow},
+          {"truncate", scaling.truncate},
+          {"attention_factor", scaling.attention_factor}};
+}
+
 void read_theta_and_scaling(const JsonObject& config, LlamaConfig& result) {
   if (config.has("rope_theta")) result.rope_theta = config.positive_number("rope_theta");
   const auto scaling_of = [&](const JsonObject& rope) {
@@ -132,6 +158,10 @@ void read_rope(const JsonObject& config, LlamaConfig& result) {
     config.refuse("rope_theta",
                   fmt::format("expected more than 1 for yarn, found {}", result.rope_theta));
   }
+}
+
+nlohmann::ordered_json rope_scaling_fields(const RopeScaling& scaling) {
+  return std::visit([](const auto& of_kind) { return fields_of(of_kind); }, scaling);
 }
 
 }  // namespace portolan

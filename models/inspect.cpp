@@ -14,6 +14,7 @@
 #include "core/torch_file.hpp"
 #include "models/checkpoint.hpp"
 #include "models/config_fields.hpp"
+#include "models/config_rope.hpp"
 #include "models/meta_config.hpp"
 #include "models/meta_layout.hpp"
 #include "models/tokenizers/tokenizer.hpp"
@@ -25,32 +26,12 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 Json describe_rope(const LlamaConfig& config) {
-  struct Visitor {
-    Json operator()(const NoRopeScaling& /*scaling*/) const { return {{"kind", "default"}}; }
-    Json operator()(const LinearRopeScaling& scaling) const {
-      return {{"kind", "linear"}, {"factor", scaling.factor}};
-    }
-    Json operator()(const DynamicRopeScaling& scaling) const {
-      return {{"kind", "dynamic"}, {"factor", scaling.factor}};
-    }
-    Json operator()(const YarnRopeScaling& scaling) const {
-      return {{"kind", "yarn"},
-              {"factor", scaling.factor},
-              {"original_max_position_embeddings", scaling.original_max_position_embeddings},
-              {"beta_fast", scaling.beta_fast},
-              {"beta_slow", scaling.beta_slow},
-              {"truncate", scaling.truncate},
-              {"attention_factor", scaling.attention_factor}};
-    }
-    Json operator()(const Llama3RopeScaling& scaling) const {
-      return {{"kind", "llama3"},
-              {"factor", scaling.factor},
-              {"low_freq_factor", scaling.low_freq_factor},
-              {"high_freq_factor", scaling.high_freq_factor},
-              {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
-    }
-  };
-  return std::visit(Visitor{}, config.rope_scaling);
+  Json result{{"kind", "default"}};
+  const Json fields = rope_scaling_fields(config.rope_scaling);
+  for (const auto& [name, value] : fields.items()) {
+    result[name == "rope_type" ? "kind" : name] = value;
+  }
+  return result;
 }
 
 void add_specific(Json& out, const LlamaConfig& config) {

@@ -128,36 +128,6 @@ LlamaConfig read_llama(const JsonObject& config, bool mistral) {
   return result;
 }
 
-void describe_scaling(const NoRopeScaling&, nlohmann::ordered_json&) {}
-
-void describe_scaling(const LinearRopeScaling& scaling, nlohmann::ordered_json& config) {
-  config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", scaling.factor}};
-}
-
-void describe_scaling(const DynamicRopeScaling& scaling, nlohmann::ordered_json& config) {
-  config["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", scaling.factor}};
-}
-
-void describe_scaling(const YarnRopeScaling& scaling, nlohmann::ordered_json& config) {
-  config["rope_scaling"] = {
-      {"rope_type", "yarn"},
-      {"factor", scaling.factor},
-      {"original_max_position_embeddings", scaling.original_max_position_embeddings},
-      {"beta_fast", scaling.beta_fast},
-      {"beta_slow", scaling.beta_slow},
-      {"truncate", scaling.truncate},
-      {"attention_factor", scaling.attention_factor}};
-}
-
-void describe_scaling(const Llama3RopeScaling& scaling, nlohmann::ordered_json& config) {
-  config["rope_scaling"] = {
-      {"rope_type", "llama3"},
-      {"factor", scaling.factor},
-      {"low_freq_factor", scaling.low_freq_factor},
-      {"high_freq_factor", scaling.high_freq_factor},
-      {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
-}
-
 void write(const ModelConfig& model, nlohmann::ordered_json& out) {
   const LlamaConfig& config = model.llama();
   out["hidden_size"] = config.hidden_size;
@@ -174,7 +144,8 @@ void write(const ModelConfig& model, nlohmann::ordered_json& out) {
   out["tie_word_embeddings"] = config.tie_word_embeddings;
   out["attention_bias"] = config.attention_bias;
   out["mlp_bias"] = config.mlp_bias;
-  std::visit([&out](const auto& scaling) { describe_scaling(scaling, out); }, config.rope_scaling);
+  nlohmann::ordered_json scaling = rope_scaling_fields(config.rope_scaling);
+  if (!scaling.empty()) out["rope_scaling"] = std::move(scaling);
   if (model.architecture == "mistral") {
     // An absent window would mean the first Mistral's.
     out["sliding_window"] = config.sliding_window ? nlohmann::ordered_json(*config.sliding_window)
