@@ -2,6 +2,7 @@
 #include "apps/token_batch.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <limits>
 
 #include "apps/options.hpp"
@@ -14,15 +15,34 @@ namespace {
 
 constexpr std::int64_t kLargestId = std::numeric_limits<std::int32_t>::max();
 
+[[noreturn]] void refuse(const SafetensorsFile& file, const SafetensorsEntry& entry,
+                         std::string_view dtypes) {
+  throw InputError(fmt::format("{}: tensor '{}': expected [batch, seq] of {}, found {} {}",
+                               file.name(), entry.name, dtypes, shape_text(entry.shape),
+                               entry.dtype_name));
+}
+
+bool has_tokens(const SafetensorsEntry& entry) {
+  return entry.shape.size() == 2 && (entry.dtype_name == "I64" || entry.dtype_name == "I32");
+}
+
+/// As read_token_tensor, and of BOOL or U8, as masks that were computed often are.
+std::vector<std::int64_t> read_mask(const SafetensorsFile& file, const SafetensorsEntry& entry) {
+  if (has_tokens(entry)) return read_token_tensor(file, entry.name);
+  if (entry.shape.size() != 2 || (entry.dtype_name != "BOOL" && entry.dtype_name != "U8")) {
+    refuse(file, entry, "I64, I32, BOOL or U8");
+  }
+  std::vector<std::int64_t> mask(static_cast<std::size_t>(entry.elements()));
+  std::ranges::transform(file.bytes(entry), mask.begin(),
+                         [](std::byte value) { return std::to_integer<std::int64_t>(value); });
+  return mask;
+}
+
 }  // namespace
 
 std::vector<std::int64_t> read_token_tensor(const SafetensorsFile& file, const std::string& name) {
   const SafetensorsEntry& entry = file.at(name);
-  if (entry.shape.size() != 2 || (entry.dtype_name != "I64" && entry.dtype_name != "I32")) {
-    throw InputError(
-        fmt::format("{}: tensor '{}': expected [batch, seq] of I64 or I32, found {} {}",
-                    file.name(), entry.name, shape_text(entry.shape), entry.dtype_name));
-  }
+  if (!has_tokens(entry)) refuse(file, entry, "I64 or I32");
   std::vector<std::int64_t> values(static_cast<std::size_t>(entry.elements()));
   if (entry.dtype_name == "I64") {
     file.read(entry, values.data(), DType::i64);
@@ -59,7 +79,7 @@ TokenBatch read_token_batch(const std::string& path) {
   const std::vector<std::int64_t> ids = read_token_tensor(file, "input_ids");
   std::vector<std::int64_t> mask(ids.size(), 1);
   if (const SafetensorsEntry* entry = file.find("attention_mask")) {
-    mask = read_token_tensor(file, "attention_mask");
+    mask = read_mask(file, *entry);
     if (entry->shape != ids_entry.shape) {
       throw InputError(
           fmt::format("{}: tensor 'attention_mask': expected the shape {} of input_ids, "

@@ -26,7 +26,8 @@ struct TokenBatch {
 [[nodiscard]] TokenBatch parse_token_ids(const std::string& text);
 
 /// A safetensors file with `input_ids` [batch, seq], I32 or I64, and maybe `attention_mask` of that
-/// shape (0 or 1, one run of ones in each row). Throws InputError naming file and tensor.
+/// shape (I32, I64, BOOL or U8; 0 or 1, one run of ones in each row). Throws InputError naming file
+/// and tensor.
 [[nodiscard]] TokenBatch read_token_batch(const std::string& path);
 
 /// A tensor [batch, seq] of I64 or I32. Throws InputError naming file and tensor.

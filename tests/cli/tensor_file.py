@@ -3,7 +3,7 @@
 import json
 import struct
 
-CODES = {"F32": "f", "I64": "q", "I32": "i", "U8": "B", "F64": "d", "BF16": "H", "F16": "e"}
+CODES = {"F32": "f", "I64": "q", "I32": "i", "U8": "B", "BOOL": "B", "F64": "d", "BF16": "H", "F16": "e"}
 
 
 def read_tensors(path):

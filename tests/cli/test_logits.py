@@ -99,6 +99,28 @@ class Logits(unittest.TestCase):
                     self.assertFalse(any(found[start:start + length * vocabulary - size]))
                     self.assertLessEqual(max(abs(a - b) for a, b in zip(ours, theirs)), 1e-4)
 
+    def test_a_mask_of_another_dtype_is_the_same_mask(self):
+        tensors = read_tensors(MODEL / "expected.safetensors")
+        batch = os.path.join(self.folder.name, "batch.safetensors")
+        _, shape, mask = tensors["attention_mask"]
+        expected = None
+        for dtype in ("I64", "I32", "BOOL", "U8"):
+            with self.subTest(dtype=dtype):
+                write_tensors(batch, {"input_ids": tensors["input_ids"],
+                                      "attention_mask": (dtype, shape, mask)})
+                result = run(["logits", "--model", str(MODEL), "--input", batch, "--out", self.out])
+                self.assertEqual(result.returncode, 0, result.stderr)
+                _, found = read_tensor(self.out, "logits")
+                expected = expected or found
+                self.assertEqual(found, expected)
+        for dtype, value in (("U8", 2), ("F32", 1.0)):
+            with self.subTest(dtype=dtype):
+                wrong = {"attention_mask": (dtype, shape, [value] * len(mask))}
+                write_tensors(batch, {"input_ids": tensors["input_ids"]} | wrong)
+                result = run(["logits", "--model", str(MODEL), "--input", batch, "--out", self.out])
+                self.assertEqual(result.returncode, 2)
+                self.assertIn("'attention_mask': expected", result.stderr)
+
     def test_mesh_of_four_ranks_gives_the_golden_logits(self):
         self.assert_golden(["--tp", "2", "--cp", "2", "--sequence-parallel"], 4)
 
