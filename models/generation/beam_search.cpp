@@ -31,7 +31,7 @@ void to_log_probabilities(std::span<float> logits) {
 std::vector<Extension> best_extensions(NextTokenLogits& logits,
                                        const std::vector<Hypothesis>& beams, const TokenIds& prompt,
                                        std::size_t count, double repetition_penalty) {
-  std::vector<Extension> all;
+  std::vector<Extension> best;  // a heap, the last of them in front
   const auto better = [](const Extension& a, const Extension& b) {
     if (a.score != b.score) return a.score > b.score;
     return a.beam != b.beam ? a.beam < b.beam : a.id < b.id;
@@ -43,13 +43,18 @@ std::vector<Extension> best_extensions(NextTokenLogits& logits,
     seen.insert(seen.end(), beams[beam].ids.begin(), beams[beam].ids.end());
     penalize_repetition(row, seen, repetition_penalty);
     for (std::size_t id = 0; id < row.size(); ++id) {
-      all.push_back({beam, static_cast<std::int32_t>(id), beams[beam].score + row[id]});
+      const Extension found{beam, static_cast<std::int32_t>(id), beams[beam].score + row[id]};
+      if (best.size() == count) {
+        if (!better(found, best.front())) continue;
+        std::ranges::pop_heap(best, better);
+        best.pop_back();
+      }
+      best.push_back(found);
+      std::ranges::push_heap(best, better);
     }
   }
-  count = std::min(count, all.size());
-  std::ranges::partial_sort(all, all.begin() + static_cast<std::ptrdiff_t>(count), better);
-  all.resize(count);
-  return all;
+  std::ranges::sort_heap(best, better);
+  return best;
 }
 
 /// The best hypotheses that ended.
