@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "core/ops.hpp"
+#include "models/upload.hpp"
 
 namespace portolan {
 namespace {
@@ -87,13 +87,8 @@ RotaryTables make_rotary_tables(const LlamaConfig& config, std::int64_t length, 
       sines[index] = static_cast<float>(factor * std::sin(angle));
     }
   }
-  RotaryTables tables{Tensor::empty({length, half}, DType::f32, device),
-                      Tensor::empty({length, half}, DType::f32, device)};
-  Backend& backend = backend_of(device);
-  backend.copy_bytes(tables.cosines.raw(), cosines.data(), tables.cosines.bytes(), Queue::compute);
-  backend.copy_bytes(tables.sines.raw(), sines.data(), tables.sines.bytes(), Queue::compute);
-  backend.synchronize();
-  return tables;
+  const Shape shape{length, half};
+  return {upload(cosines, shape, DType::f32, device), upload(sines, shape, DType::f32, device)};
 }
 
 }  // namespace portolan

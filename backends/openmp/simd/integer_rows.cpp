@@ -179,11 +179,17 @@ PORTOLAN_BYTE_PRODUCTS inline void add_group(__m512i higher, __m512i lower, __m5
   total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, total);
 }
 
+/// sum += the digits in memory times a vector of bytes: broadcast on its way, it takes no register.
+PORTOLAN_BYTE_PRODUCTS inline __m512i add_products(__m512i sum, __m512i bytes,
+                                                   const std::uint32_t& digits) {
+  asm("vpdpbusd %1%{1to16%}, %2, %0" : "+v"(sum) : "m"(digits), "v"(bytes));
+  return sum;
+}
+
 /// total += one group of the rows times its words, `factors` times. The group of the first row is
-/// number `group` of all.
+/// number `group` of all. Digits that several columns use are held in registers.
 template <Quantization kForm, int kRows, int kColumns>
-PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words,
-                                                  const __m512 (&factors)[kColumns],
+PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words, const __m512* factors,
                                                   const IntegerRows& rows, std::int64_t group,
                                                   Sums<kRows, kColumns>& total) {
   using Words = PanelWords<kForm>;
@@ -202,14 +208,15 @@ PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words,
   for (int word = 0; word < Words::kWords; ++word) {
     const int part = word * Words::kParts;
     const int first = part / 4 * 8 + part % 4;
+    const std::uint32_t* from[kRows];
     __m512i digits[kRows][Words::kParts][2];
 #pragma GCC unroll 4
     for (int row = 0; row < kRows; ++row) {
-      const std::uint32_t* const from = rows.groups[row * rows.of_row + group].digits + first;
+      from[row] = rows.groups[row * rows.of_row + group].digits + first;
 #pragma GCC unroll 2
-      for (int i = 0; i < Words::kParts; ++i) {
-        digits[row][i][0] = all<kRows>(from[i]);
-        digits[row][i][1] = all<kRows>(from[4 + i]);
+      for (int i = 0; i < Words::kParts && kColumns > 1; ++i) {
+        digits[row][i][0] = all<kRows>(from[row][i]);
+        digits[row][i][1] = all<kRows>(from[row][4 + i]);
       }
     }
 #pragma GCC unroll 4
@@ -220,9 +227,15 @@ PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words,
       for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 2
         for (int i = 0; i < Words::kParts; ++i) {
-          higher[row][column] =
-              _mm512_dpbusd_epi32(higher[row][column], bytes[i], digits[row][i][0]);
-          lower[row][column] = _mm512_dpbusd_epi32(lower[row][column], bytes[i], digits[row][i][1]);
+          __m512i& high = higher[row][column];
+          __m512i& low = lower[row][column];
+          if constexpr (kColumns > 1) {
+            high = _mm512_dpbusd_epi32(high, bytes[i], digits[row][i][0]);
+            low = _mm512_dpbusd_epi32(low, bytes[i], digits[row][i][1]);
+          } else {
+            high = add_products(high, bytes[i], from[row][i]);
+            low = add_products(low, bytes[i], from[row][4 + i]);
+          }
         }
       }
     }
@@ -238,60 +251,6 @@ PORTOLAN_BYTE_PRODUCTS inline void multiply_group(const std::uint32_t* words,
   }
 }
 
-/// sum += the digits in memory times a vector of bytes: broadcast on its way, it takes no register.
-PORTOLAN_BYTE_PRODUCTS inline __m512i add_products(__m512i sum, __m512i bytes,
-                                                   const std::uint32_t& digits) {
-  asm("vpdpbusd %1%{1to16%}, %2, %0" : "+v"(sum) : "m"(digits), "v"(bytes));
-  return sum;
-}
-
-/// Whether each vector of columns is finished before the next one is begun. Its sums take few
-/// registers then, and its digits, which are read again for each vector, none: for rows of int4, of
-/// which a word has two vectors of inputs, 20 % faster than multiply_group; for int8 slower.
-template <Quantization kForm, int kRows>
-constexpr bool kByColumns = (kForm == Quantization::int4) && (kRows > kWholePanelRows);
-
-/// multiply_group by columns.
-template <Quantization kForm, int kRows>
-PORTOLAN_BYTE_PRODUCTS inline void multiply_group_by_columns(const std::uint32_t* words,
-                                                             const __m512 (&factors)[kVectors],
-                                                             const IntegerRows& rows,
-                                                             std::int64_t group,
-                                                             Sums<kRows, kVectors>& total) {
-  using Words = PanelWords<kForm>;
-#pragma GCC unroll 4
-  for (int column = 0; column < kVectors; ++column) {
-    __m512i higher[kRows];
-    __m512i lower[kRows];
-#pragma GCC unroll 4
-    for (int row = 0; row < kRows; ++row) {
-      higher[row] = _mm512_setzero_si512();
-      lower[row] = _mm512_set1_epi32(rows.numbers[row * rows.of_row + group].offset);
-    }
-#pragma GCC unroll 8
-    for (int word = 0; word < Words::kWords; ++word) {
-      const int part = word * Words::kParts;
-      const int first = part / 4 * 8 + part % 4;
-      const __m512i loaded = load_and_prefetch<kForm>(words + word * kPanelWidth + column * kLanes);
-      const __m512i bytes[2] = {Words::template bytes<0>(loaded), Words::template bytes<1>(loaded)};
-#pragma GCC unroll 4
-      for (int row = 0; row < kRows; ++row) {
-        const std::uint32_t* const digits = rows.groups[row * rows.of_row + group].digits + first;
-#pragma GCC unroll 2
-        for (int i = 0; i < Words::kParts; ++i) {
-          higher[row] = add_products(higher[row], bytes[i], digits[i]);
-          lower[row] = add_products(lower[row], bytes[i], digits[4 + i]);
-        }
-      }
-    }
-#pragma GCC unroll 4
-    for (int row = 0; row < kRows; ++row) {
-      const __m512 unit = _mm512_set1_ps(rows.numbers[row * rows.of_row + group].unit);
-      add_group(higher[row], lower[row], _mm512_mul_ps(factors[column], unit), total[row][column]);
-    }
-  }
-}
-
 /// int4_factor of one vector of codes.
 PORTOLAN_BYTE_PRODUCTS inline __m512 factors_of(const std::uint8_t* codes) {
   const __m512i wide =
@@ -302,18 +261,19 @@ PORTOLAN_BYTE_PRODUCTS inline __m512 factors_of(const std::uint8_t* codes) {
 }
 
 /// sums[kRows, 64] += groups [begin, end) of the rows from `first` on times the panel, kColumns
-/// vectors of columns from `column` on. Sums begin with group 0, whatever is in memory: zeros
-/// written there would have to leave the processor before they are read as longer vectors, and all
-/// its reads ahead would wait for that.
-template <Quantization kForm, int kRows, int kColumns>
+/// vectors of columns from `column` on, kAtOnce of them at a time. Sums begin with group 0,
+/// whatever is in memory: zeros written there would have to leave the processor before they are
+/// read as longer vectors, and all its reads ahead would wait for that.
+template <Quantization kForm, int kRows, int kColumns, int kAtOnce>
 PORTOLAN_BYTE_PRODUCTS void multiply_groups(const PanelParts& panel, const IntegerRows& rows,
                                             std::int64_t first, std::int64_t begin,
                                             std::int64_t end, std::int64_t column, float* sums) {
-  Sums<kRows, kColumns> total;
+  Sums<kRows, kAtOnce> total[kColumns / kAtOnce];
   for (int row = 0; row < kRows; ++row) {
     for (int i = 0; i < kColumns; ++i) {
       const float* const from = sums + (first + row) * kPanelWidth + column + i * kLanes;
-      total[row][i] = begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(from);
+      total[i / kAtOnce][row][i % kAtOnce] =
+          begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(from);
     }
   }
   for (std::int64_t group = begin; group < end; ++group) {
@@ -330,16 +290,16 @@ PORTOLAN_BYTE_PRODUCTS void multiply_groups(const PanelParts& panel, const Integ
       words = panel.words() + group * PanelWords<kForm>::kWords * kPanelWidth;
       for (__m512& factor : factors) factor = _mm512_set1_ps(1.0F);
     }
-    const std::int64_t of_first = first * rows.of_row + group;
-    if constexpr (kByColumns<kForm, kRows>) {
-      multiply_group_by_columns<kForm, kRows>(words, factors, rows, of_first, total);
-    } else {
-      multiply_group<kForm, kRows, kColumns>(words + column, factors, rows, of_first, total);
+#pragma GCC unroll 4
+    for (int i = 0; i < kColumns; i += kAtOnce) {
+      multiply_group<kForm, kRows, kAtOnce>(words + column + i * kLanes, factors + i, rows,
+                                            first * rows.of_row + group, total[i / kAtOnce]);
     }
   }
   for (int row = 0; row < kRows; ++row) {
     for (int i = 0; i < kColumns; ++i) {
-      _mm512_storeu_ps(sums + (first + row) * kPanelWidth + column + i * kLanes, total[row][i]);
+      _mm512_storeu_ps(sums + (first + row) * kPanelWidth + column + i * kLanes,
+                       total[i / kAtOnce][row][i % kAtOnce]);
     }
   }
 }
@@ -348,10 +308,14 @@ PORTOLAN_BYTE_PRODUCTS void multiply_groups(const PanelParts& panel, const Integ
 template <Quantization kForm, int kRows>
 void multiply_rows(const PanelParts& panel, const IntegerRows& rows, std::int64_t first,
                    std::int64_t begin, std::int64_t end, float* sums) {
-  constexpr bool kWhole = kRows <= kWholePanelRows || kByColumns<kForm, kRows>;
-  constexpr int kColumns = kWhole ? kVectors : kVectors / 2;
+  // More rows of int4, of which a word has two vectors of inputs, are 20 % faster one vector of
+  // columns after the other: sums and digits take few registers then. Those of int8 are slower.
+  constexpr bool kMore = kRows > kWholePanelRows;
+  constexpr bool kOneByOne = kMore && kForm == Quantization::int4;
+  constexpr int kColumns = kMore && !kOneByOne ? kVectors / 2 : kVectors;
+  constexpr int kAtOnce = kOneByOne ? 1 : kColumns;
   for (std::int64_t column = 0; column < kPanelWidth; column += kColumns * kLanes) {
-    multiply_groups<kForm, kRows, kColumns>(panel, rows, first, begin, end, column, sums);
+    multiply_groups<kForm, kRows, kColumns, kAtOnce>(panel, rows, first, begin, end, column, sums);
   }
 }
 
