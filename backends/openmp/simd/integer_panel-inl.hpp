@@ -31,6 +31,7 @@ template <int kBits>
 struct IntegerPanel {
   static constexpr int kInputs = 32 / kBits;
   static constexpr std::int64_t kGroup = kBits == 4 ? kQuantizedGroup : 0;
+  static constexpr bool kPrefetch = true;
   template <int kInput>
   static HWY_INLINE TileVector floats(TileWords words) {
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86

@@ -219,5 +219,8 @@ struct PanelProduct {
 };
 /// out[rows, columns] = x[rows, in_features] times one panel, or out += that, in f32.
 void multiply_panel(const PanelProduct& arguments);
+/// True if registers hold the sums of all columns of a panel, so that multiply_panel reads it once
+/// from its first byte to its last.
+[[nodiscard]] bool holds_panel_width();
 
 }  // namespace portolan::simd
