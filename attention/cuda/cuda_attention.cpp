@@ -9,6 +9,7 @@
 #include "attention/cuda/decode_attention.hpp"
 #include "attention/cuda/flash_attention.hpp"
 #include "attention/cuda/problem_translation.hpp"
+#include "backends/cuda/aligned_scratch.hpp"
 #include "backends/cuda/cuda_device.hpp"
 #include "backends/cuda/cuda_status.hpp"
 #include "core/backend.hpp"
@@ -16,28 +17,12 @@
 namespace portolan {
 namespace {
 
+using cuda::AlignedScratch;
 using cuda::AttentionArchitecture;
 using cuda::AttentionOutput;
 using cuda::AttentionPart;
 using cuda::AttentionShape;
 using cuda::TranslatedProblem;
-
-/// Scratch of one call, aligned as kernels want it; nothing if they want none.
-class Workspace {
- public:
-  Workspace(Backend& backend, std::size_t bytes) {
-    if (bytes == 0) return;
-    block_ = backend.allocator().allocate(bytes + kAlignment);
-    const auto address = reinterpret_cast<std::uintptr_t>(block_.get()->data());
-    data_ = block_.get()->data() + (kAlignment - address % kAlignment) % kAlignment;
-  }
-  [[nodiscard]] void* data() const { return data_; }
-
- private:
-  static constexpr std::size_t kAlignment = 256;
-  BlockReference block_;
-  void* data_ = nullptr;
-};
 
 /// Offsets of packed sequences on the device, for as long as this lives.
 class DeviceOffsets {
@@ -200,7 +185,7 @@ class CudaFlashAttention final : public AttentionForwardKernel {
 
   void launch(Backend& backend, const cuda::AttentionForwardArguments& arguments) const {
     const AttentionShape& shape = arguments.shape;
-    const Workspace workspace(backend, workspace_bytes(shape));
+    const AlignedScratch workspace(backend.allocator(), workspace_bytes(shape));
     cudaStream_t stream = cuda_stream(backend.device(), Queue::compute);
     const cudaError_t status =
         cuda::decode_unsupported_reason(shape) == nullptr
@@ -304,7 +289,8 @@ class CudaFlashAttentionBackward final : public AttentionBackwardKernel {
   void launch(Backend& backend, const cuda::AttentionBackwardArguments& arguments) const {
     const AttentionShape& shape = arguments.shape;
     const AttentionArchitecture kernels = architecture(shape);
-    const Workspace workspace(backend, cuda::backward_workspace_bytes(kernels, shape));
+    const AlignedScratch workspace(backend.allocator(),
+                                   cuda::backward_workspace_bytes(kernels, shape));
     check_cuda(cuda::attention_backward(kernels, arguments, workspace.data(),
                                         cuda_stream(backend.device(), Queue::compute)),
                "starting the gradient of attention of {} x {} tokens", shape.query_tokens,

@@ -19,10 +19,14 @@ struct DecodeTiles {
   /// wait for up to 128 KiB of head_dim 128, more than memory delivers in the time that it takes to
   /// answer.
   static constexpr int kSlots = 3;
-  static constexpr std::uint32_t kQueryBytes = tile_bytes<HeadDim>(kRows);
   static constexpr std::uint32_t kSlotBytes = 2 * tile_bytes<HeadDim>(kKeys);
   static constexpr std::uint32_t kWarpBytes = kSlots * kSlotBytes;
-  static constexpr std::uint32_t kSharedBytes = kQueryBytes + kWarps * kWarpBytes;
+  static constexpr std::uint32_t kSharedBytes = kWarps * kWarpBytes;
+  static_assert(kSharedBytes <= 99 * 1024, "compute capabilities 8.6, 8.9 and 12.0 have no more");
+  /// The queries pass through the first warp's last slot, the one that no keys are on their way to
+  /// before the queries are in registers.
+  static constexpr std::uint32_t kQueries = (kSlots - 1) * kSlotBytes;
+  static_assert(tile_bytes<HeadDim>(kRows) <= kSlotBytes);
   /// In place of a warp's keys and values at the end: its sums, f32, and the maximum and the sum of
   /// weights of each row. A row is longer by as much as spreads its columns over the banks.
   static constexpr int kMergeStride = HeadDim + 8;
@@ -81,7 +85,7 @@ PORTOLAN_DEVICE void merge_warps(const Lane& machine, const AttentionForwardArgu
   const DecodeRow row = decode_row(shape, plan, index, first_row + local_row);
 
   const auto of_warp = [&](int warp, std::uint32_t offset) {
-    return machine.template load<float>(Tiles::kQueryBytes + warp * Tiles::kWarpBytes + offset);
+    return machine.template load<float>(warp * Tiles::kWarpBytes + offset);
   };
   float maximum = -kInfinity;
   PORTOLAN_UNROLL
@@ -161,7 +165,7 @@ PORTOLAN_DEVICE void decode_tile(const Lane& machine, const AttentionForwardArgu
     const int chunk = (i * Tiles::kThreads + thread) % kChunks;
     const bool valid = first_row + local_row < plan.rows;
     const DecodeRow row = decode_row(shape, plan, index, valid ? first_row + local_row : first_row);
-    machine.copy_chunk(chunk_offset<HeadDim>(local_row, chunk),
+    machine.copy_chunk(Tiles::kQueries + chunk_offset<HeadDim>(local_row, chunk),
                        q + entry.query_offset(arguments.q_strides, row.head) +
                            row.token * arguments.q_strides.token + chunk * kChunkElements,
                        valid);
@@ -171,7 +175,7 @@ PORTOLAN_DEVICE void decode_tile(const Lane& machine, const AttentionForwardArgu
   HeadRows k = key_rows(entry, arguments.k, arguments.k_strides, index.head);
   HeadRows v = key_rows(entry, arguments.v, arguments.v_strides, index.head);
   k.count = v.count = keys.end;
-  const std::uint32_t ring = Tiles::kQueryBytes + warp * Tiles::kWarpBytes;
+  const std::uint32_t ring = warp * Tiles::kWarpBytes;
   int next_key = keys.begin + warp * Tiles::kKeys;
   int next_slot = 0;
   const auto start_copy = [&] {
@@ -188,15 +192,16 @@ PORTOLAN_DEVICE void decode_tile(const Lane& machine, const AttentionForwardArgu
   PORTOLAN_UNROLL
   for (int i = 0; i < Tiles::kSlots - 1; ++i) start_copy();
 
-  // Queries were the first group; from here on warps go their own ways.
+  // Queries were the first group.
   machine.template wait_copies<Tiles::kSlots - 1>();
   machine.block_barrier();
   std::uint32_t queries[kDepth][4];
   const std::uint32_t base = chunk_offset<HeadDim>(row_operand(lane).row, row_operand(lane).chunk);
   PORTOLAN_UNROLL
   for (int step = 0; step < kDepth; ++step) {
-    machine.load_matrices(queries[step], base ^ depth_step(step));
+    machine.load_matrices(queries[step], Tiles::kQueries + (base ^ depth_step(step)));
   }
+  machine.block_barrier();  // keys may take their place: from here on warps go their own ways
 
   const auto visible_of = [&](int row) {
     const IndexRange seen = mask.keys_of((row < plan.rows ? row : first_row) / plan.group);

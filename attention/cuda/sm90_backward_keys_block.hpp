@@ -84,12 +84,12 @@ class BackwardKeysBlock {
       init_barriers();
     }
     lane_.block_barrier();
-    const int warpgroup = lane_.thread() / kWarpgroupThreads;
+    const int warpgroup = lane_.warp_uniform(lane_.thread() / kWarpgroupThreads);
     if (warpgroup == 0) {
       lane_.template shrink_registers<kProducerRegisters>();
       if (lane_.thread() == 0) {
         bring_tiles();
-      } else if (lane_.thread() / 32 == 1) {
+      } else if (lane_.warp_uniform(lane_.thread() / 32) == 1) {
         bring_statistics();
       }
     } else {
@@ -134,8 +134,9 @@ class BackwardKeysBlock {
     lane_.barrier_arrive(shared_.keys_full);
     const TensorMap* q = map(Parameters::kQ);
     const TensorMap* grad_out = map(Parameters::kGradOut);
+    const int first_head = key_head() * group_;
     RingPlace<kStages> place;
-    for (int head = key_head() * group_; head < (key_head() + 1) * group_; ++head) {
+    for (int head = first_head; head < first_head + group_; ++head) {
       for (int tile = query_tiles_.begin; tile < query_tiles_.end; ++tile) {
         const int stage = place.stage();
         lane_.barrier_wait(shared_.empty[stage], place.parity() ^ 1U);
@@ -154,8 +155,9 @@ class BackwardKeysBlock {
   /// One warp brings the queries' statistics, which are too ragged for the copy engine.
   PORTOLAN_DEVICE void bring_statistics() const {
     const auto& problem = parameters_.problem;
+    const int first_head = key_head() * group_;
     RingPlace<kStages> place;
-    for (int head = key_head() * group_; head < (key_head() + 1) * group_; ++head) {
+    for (int head = first_head; head < first_head + group_; ++head) {
       const std::int64_t row =
           entry_.where.row_offset(problem.statistics_stride, problem.shape.heads, head);
       for (int tile = query_tiles_.begin; tile < query_tiles_.end; ++tile) {

@@ -77,7 +77,7 @@ class BackwardQueriesBlock {
       init_barriers();
     }
     lane_.block_barrier();
-    const int warpgroup = lane_.thread() / kWarpgroupThreads;
+    const int warpgroup = lane_.warp_uniform(lane_.thread() / kWarpgroupThreads);
     if (warpgroup == 0) {
       lane_.template shrink_registers<kProducerRegisters>();
       if (lane_.thread() == 0) {

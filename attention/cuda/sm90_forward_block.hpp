@@ -94,7 +94,7 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
       init_barriers();
     }
     lane_.block_barrier();
-    const int warpgroup = lane_.thread() / kWarpgroupThreads;
+    const int warpgroup = lane_.warp_uniform(lane_.thread() / kWarpgroupThreads);
     if (warpgroup == 0) {
       lane_.template shrink_registers<Sizes::kProducerRegisters>();
       if (lane_.thread() == 0) {
@@ -283,10 +283,12 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
                                                          lane_.shared_address(shared_.k[stage]));
       lane_.close_group();
     };
-    const auto start_out = [&](int stage) {
+    const auto start_out = [&] {
+      // V is waited for only here: the scores that were started before need not wait for it.
+      lane_.barrier_wait(shared_.v_full[place.stage()], place.parity());
       lane_.start_products();
       multiply_columns<kElement, kKeys, kHeadDim>(lane_, out, weights,
-                                                  lane_.shared_address(shared_.v[stage]));
+                                                  lane_.shared_address(shared_.v[place.stage()]));
       lane_.close_group();
     };
     const auto take_scores = [&](int tile) {
@@ -304,7 +306,6 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     lane_.pin(scores);
     release(lane_, shared_.k_empty[place.stage()]);
     take_scores(tile);
-    lane_.barrier_wait(shared_.v_full[place.stage()], place.parity());
     pack_operand<kElement>(lane_, weights, scores);
 
     while (--tile >= work.key_tiles.begin) {
@@ -315,15 +316,15 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
       lane_.pin(out);
       lane_.pin(weights);
       start_scores(next.stage());
-      start_out(place.stage());
+      start_out();
       pass_turn_to(consumer + 1 == kConsumers ? 0 : consumer + 1);
       lane_.template wait_groups<1>();
       lane_.pin(scores);
       release(lane_, shared_.k_empty[next.stage()]);
       take_scores(tile);
-      // V is waited for here, although it is needed later: the assembler moves the wait for
-      // products up to the last branch, and this loop keeps it behind the exponentials.
-      lane_.barrier_wait(shared_.v_full[next.stage()], next.parity());
+      // Waits for nothing: the assembler moves the wait for products up to the last branch, and
+      // this loop keeps it behind the exponentials.
+      lane_.barrier_wait(shared_.v_full[place.stage()], place.parity());
       lane_.template wait_groups<0>();
       lane_.pin(out);
       release(lane_, shared_.v_empty[place.stage()]);
@@ -338,7 +339,7 @@ class ForwardBlock : public ForwardSizes<kHeadDim> {
     release(lane_, shared_.q_empty);
     lane_.pin(out);
     lane_.pin(weights);
-    start_out(place.stage());
+    start_out();
     lane_.template wait_groups<0>();
     lane_.pin(out);
     release(lane_, shared_.v_empty[place.stage()]);

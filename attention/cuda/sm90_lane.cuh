@@ -128,6 +128,10 @@ class HopperLane {
   PORTOLAN_DEVICE float shuffle_xor(float value, int mask) const {
     return __shfl_xor_sync(~0U, value, mask);
   }
+  /// The same value, of which all threads of the warp have the same. The compiler cannot know that
+  /// of what follows from thread(); told so, it computes what follows from the value once for the
+  /// warp, in uniform registers, where products want their descriptors.
+  PORTOLAN_DEVICE int warp_uniform(int value) const { return __shfl_sync(~0U, value, 0); }
   /// A number from a counter in device memory that no other thread gets.
   PORTOLAN_DEVICE int take_number(int* counter) const { return atomicAdd(counter, 1); }
 

@@ -77,7 +77,7 @@ std::string CublasLtMatmul::description() {
 }
 
 void CublasLtMatmul::prepare() {
-  if (!workspace_) workspace_ = allocator_.allocate(kWorkspaceBytes);
+  if (workspace_.data() == nullptr) workspace_ = {allocator_, kWorkspaceBytes};
 }
 
 CublasLtMatmul::Layout CublasLtMatmul::make_layout(DType dtype, std::int64_t rows,
@@ -196,7 +196,7 @@ bool CublasLtMatmul::multiply(const Tensor& a, bool transpose_a, const Tensor& b
   check_cublas(
       cublasLtMatmul(library_.get(), plan.operation.get(), &alpha, b.raw(), plan.b.get(), a.raw(),
                      plan.a.get(), &beta, out.raw(), plan.out.get(), out.raw(), plan.out.get(),
-                     &plan.algorithm, workspace_.get()->data(), kWorkspaceBytes, stream_),
+                     &plan.algorithm, workspace_.data(), kWorkspaceBytes, stream_),
       "multiplying {} {} by {}", name_of(a.dtype()), a.shape(), b.shape());
   return true;
 }

@@ -11,6 +11,7 @@
 #include <string>
 #include <type_traits>
 
+#include "backends/cuda/aligned_scratch.hpp"
 #include "core/allocator.hpp"
 #include "core/tensor.hpp"
 #include "core/weight.hpp"
@@ -118,7 +119,7 @@ class CublasLtMatmul {
   CachingAllocator& allocator_;
   int compute_major_;
   Library library_;
-  BlockReference workspace_;
+  cuda::AlignedScratch workspace_;
   std::map<Shape, Plan> plans_;
 };
 

@@ -5,8 +5,8 @@
 Usage: peers.py LIBRARY [--quick] [--csv FILE] [--samples N]
 
 LIBRARY is the shared library of the plain launchers that scripts/gpu_check builds. For each shape
-the ways take turns, sample by sample, so that all see the same state of the GPU; every sample reads
-one of two sets of random operands. Shapes and FLOPs are those of bench/cuda/main.cu: 16384 tokens in
+the ways take turns, sample by sample, so that all see the same state of the GPU; runs read one of
+two sets of random operands in turn. Shapes and FLOPs are those of bench/cuda/main.cu: 16384 tokens in
 all, hidden size 2048, bf16; 4 FLOPs per visible score and element of head_dim forward, 10 backward.
 Before it is timed, each way's result is compared with that of PyTorch's plain attention in f32.
 
@@ -30,6 +30,9 @@ TOKENS = 16384
 HIDDEN = 2048
 SETS = 2
 WARM_UP = 3
+# The GPU is idle when a sample starts and waits for Python to enqueue the first run: that is a
+# small part of a sample as long as this.
+SAMPLE_MILLISECONDS = 2.0
 TOLERANCE = 2e-2  # of results in bf16, in the Euclidean norm
 POINTERS = ("q", "k", "v", "out", "log_sum_exp", "grad_out", "delta", "dq", "dk", "dv", "workspace",
             "stream")
@@ -173,17 +176,23 @@ def ways_of(library, sets, causal):
 
 
 def times_of(ways, run, samples):
-    """Milliseconds of each way, taking turns."""
+    """Milliseconds of a run of each way, taking turns; short runs are timed several at a time."""
     times = {way.name: [] for way in ways}
+    repeats = {way.name: 1 for way in ways}
     for sample in range(-WARM_UP, samples):
         for way in ways:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            run(way, sample % SETS)
+            count = repeats[way.name]
+            for i in range(count):
+                run(way, (sample + i) % SETS)
             end.record()
             end.synchronize()
-            if sample >= 0:
-                times[way.name].append(start.elapsed_time(end))
+            elapsed = start.elapsed_time(end) / count
+            if sample < 0:
+                repeats[way.name] = 1 + int(SAMPLE_MILLISECONDS / elapsed)
+            else:
+                times[way.name].append(elapsed)
     return times
 
 

@@ -3,7 +3,6 @@
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -92,18 +91,7 @@ class Buffer {
 
 /// Median seconds of a launch, warm.
 [[nodiscard]] inline double seconds_of(const std::function<cudaError_t()>& launch) {
-  const cuda_bench::TimingEvent begin;
-  const cuda_bench::TimingEvent end;
-  std::vector<double> samples;
-  for (int pass = 0; pass < 25; ++pass) {
-    begin.record(nullptr);
-    check(launch(), "a launch");
-    end.record(nullptr);
-    const double seconds = end.seconds_since(begin);
-    if (pass >= 5) samples.push_back(seconds);
-  }
-  std::nth_element(samples.begin(), samples.begin() + 10, samples.end());
-  return samples[10];
+  return cuda_bench::measure([&](int) { check(launch(), "a launch"); }).median;
 }
 
 class Report {

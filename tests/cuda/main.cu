@@ -312,9 +312,26 @@ class Check {
   ReferenceResults expected_;
 };
 
+constexpr char kUsage[] =
+    R"(Usage: check [--small] [--filter TEXT] [--kernels sm80|sm90] [--seed N]
+
+Compares the attention kernels of this GPU with f64: a line for each case.
+
+  --small          the cases for a memory checker only
+  --filter TEXT    only cases whose line has TEXT in what describes the case, such as d64 or bf16
+  --kernels NAME   only the kernels sm80_*, and decoding, or only sm90_* (default: all that the GPU
+                   can run)
+  --seed N         of the random operands (default: the time)
+  --help           this text
+
+Exit codes: 0 all is right, 1 something failed or no case was run, 2 bad usage.
+)";
+
 struct Options {
   bool small = false;
+  bool help = false;
   std::string filter;
+  std::string kernels;
   std::uint64_t seed = 0;
 };
 
@@ -328,12 +345,20 @@ std::optional<Options> parse(int count, char** arguments) {
       options.small = true;
     } else if (argument == "--filter" && i + 1 < count) {
       options.filter = arguments[++i];
+    } else if (argument == "--kernels" && i + 1 < count) {
+      options.kernels = arguments[++i];
     } else if (argument == "--seed" && i + 1 < count) {
       options.seed = std::strtoull(arguments[++i], nullptr, 10);
+    } else if (argument == "--help") {
+      options.help = true;
     } else {
-      std::fprintf(stderr, "usage: check [--small] [--filter TEXT] [--seed N]\n");
+      std::fputs(kUsage, stderr);
       return std::nullopt;
     }
+  }
+  if (!options.kernels.empty() && options.kernels != "sm80" && options.kernels != "sm90") {
+    std::fputs(kUsage, stderr);
+    return std::nullopt;
   }
   return options;
 }
@@ -345,8 +370,13 @@ int run(const Options& options) {
   check(cudaGetDeviceProperties(&properties, device), "asking for the GPU's properties");
   std::printf("%s, compute capability %d.%d, seed %llu\n", properties.name, properties.major,
               properties.minor, static_cast<unsigned long long>(options.seed));
-  std::vector<AttentionArchitecture> architectures{AttentionArchitecture::sm80};
-  if (properties.major == 9 && properties.minor == 0) {
+  const auto wanted = [&](AttentionArchitecture architecture) {
+    return options.kernels.empty() || options.kernels == name_of(architecture);
+  };
+  const bool sm80 = wanted(AttentionArchitecture::sm80);
+  std::vector<AttentionArchitecture> architectures;
+  if (sm80) architectures.push_back(AttentionArchitecture::sm80);
+  if (properties.major == 9 && properties.minor == 0 && wanted(AttentionArchitecture::sm90)) {
     architectures.push_back(AttentionArchitecture::sm90);
   }
   int failed = 0;
@@ -365,7 +395,7 @@ int run(const Options& options) {
     }
   };
   for (const Case& c : attention_cases()) {
-    if (skipped(c)) continue;
+    if (skipped(c) || architectures.empty()) continue;
     ++cases;
     Check one(c, seed += 16);
     for (const AttentionArchitecture architecture : architectures) {
@@ -374,7 +404,7 @@ int run(const Options& options) {
     }
   }
   for (const Case& c : decode_cases()) {
-    if (skipped(c)) continue;
+    if (skipped(c) || !sm80) continue;
     ++cases;
     Check one(c, seed += 16);
     count(one.decode());
@@ -389,5 +419,10 @@ int run(const Options& options) {
 
 int main(int count, char** arguments) {
   const auto options = portolan::cuda_testing::parse(count, arguments);
-  return options ? portolan::cuda_testing::run(*options) : 2;
+  if (!options) return 2;
+  if (options->help) {
+    std::fputs(portolan::cuda_testing::kUsage, stdout);
+    return 0;
+  }
+  return portolan::cuda_testing::run(*options);
 }

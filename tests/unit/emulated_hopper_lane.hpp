@@ -73,6 +73,7 @@ class EmulatedHopperLane {
   void named_barrier_wait(int id, int threads) const;
   void named_barrier_arrive(int id, int threads) const;
   [[nodiscard]] float shuffle_xor(float value, int mask) const;
+  [[nodiscard]] int warp_uniform(int value) const { return value; }
   [[nodiscard]] int take_number(int* counter) const { return (*counter)++; }
   template <int kRegisters>
   void shrink_registers() const {

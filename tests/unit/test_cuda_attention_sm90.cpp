@@ -134,6 +134,8 @@ const HopperLiberties kOrders[] = {
     {.late_copies = false, .late_products = false, .last_warp_first = false},
     {.late_copies = false, .late_products = true, .last_warp_first = true},
     {.late_copies = true, .late_products = true, .last_warp_first = false},
+    // Products that start before what they read has arrived.
+    {.late_copies = true, .late_products = false, .last_warp_first = true},
 };
 
 class CudaAttentionSm90 : public ::testing::TestWithParam<Case> {};
@@ -201,7 +203,7 @@ TEST_P(CudaAttentionSm90, DoesNotDependOnTheOrderInWhichTheHardwareRunsThings) {
   first.set_statistics_from_reference();
   run(shape, first, true, kOrders[0]);
   run(shape, first, false, kOrders[0]);
-  for (const HopperLiberties& order : {kOrders[1], kOrders[2]}) {
+  for (const HopperLiberties& order : {kOrders[1], kOrders[2], kOrders[3]}) {
     Attention other(shape);
     other.set_statistics_from_reference();
     run(shape, other, true, order);

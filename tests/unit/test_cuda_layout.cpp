@@ -7,11 +7,13 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <numbers>
 #include <numeric>
 #include <vector>
 
 #include "backends/cuda/activation_functions.hpp"
+#include "backends/cuda/aligned_scratch.hpp"
 #include "backends/cuda/vector_layout.hpp"
 
 namespace portolan::cuda {
@@ -214,6 +216,26 @@ TEST(CudaActivations, AreAccurateAndNeverOverflow) {
   EXPECT_EQ(gelu_tanh(kLargest), kLargest);
   EXPECT_EQ(gelu_tanh(-kLargest), 0.0F);
   EXPECT_TRUE(std::isnan(silu(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST(CudaScratch, IsAlignedWhereverTheAllocatorsBlockLies) {
+  constexpr std::size_t kBytes = 1000;
+  CachingAllocator allocator(
+      {.allocate = [](std::size_t bytes) { return ::operator new(bytes, std::align_val_t(4096)); },
+       .release = [](void* address,
+                     std::size_t) { ::operator delete(address, std::align_val_t(4096)); }});
+  std::vector<BlockReference> before;
+  for (int blocks = 0; blocks < 4; ++blocks) {
+    {
+      const AlignedScratch scratch(allocator, kBytes);
+      const BlockReference behind = allocator.allocate(1);
+      const auto* const data = static_cast<const std::byte*>(scratch.data());
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(data) % AlignedScratch::kAlignment, 0U);
+      EXPECT_LE(data + kBytes, behind.get()->data());
+    }
+    before.push_back(allocator.allocate(1));
+  }
+  EXPECT_EQ(AlignedScratch(allocator, 0).data(), nullptr);
 }
 
 }  // namespace
