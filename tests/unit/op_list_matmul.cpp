@@ -203,6 +203,7 @@ std::vector<OpCase> matmul_cases() {
     sizes.push_back({7, 77, 100, strided});
     sizes.push_back({3, 515, 193, strided});
     sizes.push_back({1, 300, 333, strided});
+    sizes.push_back({2, 300, 333, strided});
     sizes.push_back({65, 96, 130, strided});
     // More rows than are converted at a time.
     sizes.push_back({530, 33, 66, strided});
