@@ -381,14 +381,14 @@ class OpenMPBackend final : public HostBackend<Kokkos::OpenMP> {
 
   void matmul_bias(const Tensor& x, const Weight& weight, const Tensor& bias,
                    const Tensor& out) override {
-    if (!is_fast(x, weight)) {
-      HostBackend::matmul_bias(x, weight, bias, out);
-    } else if (is_streamed(x, weight) &&
-               (bias.dtype() == out.dtype() || out.dtype() == DType::f32)) {
+    const bool fast = is_fast(x, weight);
+    const bool keeps_bias = bias.dtype() == out.dtype() || out.dtype() == DType::f32;
+    if (fast && keeps_bias && is_streamed(x, weight)) {
+      // Written first and added to, so that the sum is rounded once.
       const Tensor row = bias.view({1, out.dim(1)});
       for (std::int64_t i = 0; i < out.dim(0); ++i) copy(row, out.slice(0, i, i + 1));
       matmul(x, weight, out, true);
-    } else if (is_direct(x, weight) && is_direct_result(out, weight)) {
+    } else if (fast && is_direct(x, weight) && is_direct_result(out, weight)) {
       // oneDNN adds the bias to tiles that are still in registers.
       multiply(x, weight, out, false, &bias);
     } else {

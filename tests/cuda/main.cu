@@ -352,12 +352,10 @@ std::optional<Options> parse(int count, char** arguments) {
     } else if (argument == "--help") {
       options.help = true;
     } else {
-      std::fputs(kUsage, stderr);
       return std::nullopt;
     }
   }
   if (!options.kernels.empty() && options.kernels != "sm80" && options.kernels != "sm90") {
-    std::fputs(kUsage, stderr);
     return std::nullopt;
   }
   return options;
@@ -419,10 +417,9 @@ int run(const Options& options) {
 
 int main(int count, char** arguments) {
   const auto options = portolan::cuda_testing::parse(count, arguments);
-  if (!options) return 2;
-  if (options->help) {
-    std::fputs(portolan::cuda_testing::kUsage, stdout);
-    return 0;
+  if (!options || options->help) {
+    std::fputs(portolan::cuda_testing::kUsage, options ? stdout : stderr);
+    return options ? 0 : 2;
   }
   return portolan::cuda_testing::run(*options);
 }

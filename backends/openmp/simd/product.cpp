@@ -206,9 +206,7 @@ void multiply_panel_typed(const PanelProduct& arguments) {
   const auto* const x = static_cast<const X*>(arguments.x);
   for (std::int64_t first = 0; first < arguments.rows; first += kTileRows) {
     const std::int64_t rows = std::min(kTileRows, arguments.rows - first);
-    if (Panel::kGroup > 0 || arguments.in_features == 0) {
-      std::fill(sums, sums + rows * kPanelWidth, 0.0F);
-    }
+    if constexpr (Panel::kGroup > 0) std::fill(sums, sums + rows * kPanelWidth, 0.0F);
     for (std::int64_t k = 0; k < arguments.in_features; k += kDepth) {
       const std::int64_t inputs = std::min(kDepth, arguments.in_features - k);
       const std::int64_t depth = (inputs + kWhole - 1) / kWhole * kWhole;
